@@ -1,0 +1,187 @@
+"""The verbs of `flagai`, and the exit codes: 0 done, 1 failed, 2 wrong usage. Imports no verb until it is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flagai import __version__
+from flagai.errors import ConfigError, FlagaiError
+
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="flagai",
+    help="A pretrained model and a file of examples in; a trained, measured and explained model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at files of examples.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
+Config = Annotated[Path, typer.Argument(help="A run.yaml; see `flagai init`.", metavar="RUN.YAML")]
+Folder = Annotated[Path, typer.Argument(help="A trained folder: <output>/final, or the run's own folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Token slots of a batch; speed and memory only.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"flagai {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings=OVERRIDES)
+def quickstart(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew if there is a run already.")] = False,
+) -> None:
+    """Fine-tune the packaged model on packaged data, offline, in a few minutes. Takes key=value settings."""
+    from flagai.cli.quickstart import quickstart as run
+
+    run(output, fresh, context.args)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Your examples: a file, or a folder with train, dev and test files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run.yaml to write.")] = Path("run.yaml"),
+    task: Annotated[str | None, typer.Option(help="A name of `flagai tasks`; default: guessed.")] = None,
+    model: Annotated[str | None, typer.Option(help="A name of `flagai models`, a folder or a hub id.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Look at your file and write a commented run.yaml for it."""
+    from flagai.cli.init import init as run
+
+    written = run(file, output, task, model, force)
+    for line in written.summary:
+        typer.echo(line)
+    typer.echo(f"wrote {written.config} and {written.schema}\nnext: flagai train {written.config}")
+
+
+@data_app.command("check", context_settings=OVERRIDES)
+def data_check(
+    context: typer.Context,
+    config: Config,
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
+) -> None:
+    """Audit the data of a run without training: what is cut, empty, double, leaked, mislabelled."""
+    from flagai.cli.data import check
+
+    check(config, context.args, offline=offline, as_json=as_json)
+
+
+@app.command(context_settings=OVERRIDES)
+def train(
+    context: typer.Context,
+    config: Config,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue though settings have changed.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run in the folder is deleted.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Train, evaluate, save and report; continues an unfinished run. Takes key=value settings.
+
+    For example: flagai train run.yaml train.learning_rate=3e-5 output=runs/second
+    """
+    from flagai.cli.train import train as run
+
+    run(config, context.args, resume=resume, fresh=fresh, offline=offline)
+
+
+@app.command("eval")
+def evaluate(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="Examples with labels.")],
+    split: Annotated[str, typer.Option(help="Which split, if FILE is a folder.")] = "test",
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_tokens: BatchTokens = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure a trained model on a file, with 95 % intervals."""
+    from flagai.cli.evaluate import evaluate as run
+
+    run(folder, file, split=split, device=device, precision=precision, batch_tokens=batch_tokens, as_json=as_json)
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    text: Annotated[str | None, typer.Argument(help="A text; without it, --file or lines of standard input.")] = None,
+    text_pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Texts: jsonl, csv, tsv, parquet, or txt.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Answer texts with a trained model: one JSON line each, in order.
+
+    A line of standard input is a text, `text<TAB>second text`, or a JSON object.
+    """
+    from flagai.cli.predict import predict as run
+
+    run(folder, text, text_pair, file, output, device=device, precision=precision, batch_tokens=batch_tokens)
+
+
+@app.command()
+def merge(folder: Folder, output: Annotated[Path, typer.Argument(help="The new folder.")]) -> None:
+    """Merge the adapters of a LoRA model into its weights."""
+    from flagai.cli.merge import merge as run
+
+    run(folder, output)
+
+
+@app.command()
+def models() -> None:
+    """List the models that have a name here; folders and hub ids work as well."""
+    from flagai.cli.tables import models as run
+
+    run()
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks."""
+    from flagai.cli.tables import tasks as run
+
+    run()
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, what is missing, and what to type for it."""
+    from flagai.cli.doctor import doctor as run
+
+    run()
+
+
+def main() -> None:
+    """Run the command line; our errors are messages, not tracebacks."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except FlagaiError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 1)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; that is its right. Nothing may be written at exit any more.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"flagai: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,27 @@
+"""`flagai eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from flagai.cli.folders import trained
+
+
+def evaluate(
+    folder: Path, file: Path, *, split: str, device: str, precision: str, batch_tokens: int | None, as_json: bool
+) -> None:
+    from flagai.predict.evaluate import evaluate_records
+    from flagai.predict.predictor import Predictor
+
+    predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
+    measured = evaluate_records(predictor, file, split=split, batch_tokens=batch_tokens)
+    if as_json:
+        typer.echo(json.dumps(measured, ensure_ascii=False, indent=2))
+        return
+    for name, row in measured["metrics"].items():
+        interval = f"   [{row['low']:.4f}, {row['high']:.4f}]" if "low" in row else ""
+        typer.echo(f"{name:18} {row['value']:.4f}{interval}")
+    typer.echo(f"{measured['records']} records, 95 % bootstrap intervals", err=True)

@@ -1,0 +1,91 @@
+"""`flagai predict`: an argument, a file or standard input → JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from flagai.cli.folders import trained
+from flagai.data.record import Record
+from flagai.errors import ConfigError, DataError
+
+_LINES = 1024  # lines of standard input answered together
+
+
+def predict(
+    folder: Path,
+    text: str | None,
+    text_pair: str | None,
+    file: Path | None,
+    output: Path | None,
+    *,
+    device: str,
+    precision: str,
+    batch_tokens: int | None,
+) -> None:
+    from flagai.predict.predictor import Predictor
+    from flagai.tasks.results import dumps, to_json
+
+    if text is not None and file is not None:
+        raise ConfigError("a text and --file are both given", fix="give one of them")
+    predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
+    with _target(output) as target:
+        for records in _chunks(_records(text, text_pair, file, predictor.task.kind)):
+            for result in predictor.predict_records(records, batch_tokens=batch_tokens):
+                target.write(dumps(to_json(result)) + "\n")
+            target.flush()
+
+
+def _records(text: str | None, text_pair: str | None, file: Path | None, kind: Any) -> Iterable[Record]:
+    if text is not None:
+        return [Record({"text": text} if text_pair is None else {"text": text, "text_pair": text_pair})]
+    if file is None:
+        return (_from_line(line, number) for number, line in enumerate(sys.stdin, start=1))
+    if file.suffix == ".txt" and kind != "entities":
+        from flagai.data.readers.files import read_text
+
+        lines = read_text(file).splitlines()
+        return [_from_line(line, number, str(file)) for number, line in enumerate(lines, start=1)]
+    from flagai.data.records import read_records
+
+    return read_records(file, kind=kind)
+
+
+def _from_line(line: str, number: int, file: str = "standard input") -> Record:
+    line = line.rstrip("\r\n")
+    if line.startswith("{"):
+        try:
+            return Record(json.loads(line), file, number)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"no JSON: {error}", where=f"{file}:{number}", expected='a text or {"text": "…"}', fix="correct the line"
+            ) from None
+    first, tab, second = line.partition("\t")
+    return Record({"text": first, "text_pair": second} if tab else {"text": line}, file, number)
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while chunk := list(islice(iterator, _LINES)):
+        yield chunk
+
+
+@contextlib.contextmanager
+def _target(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears only when it is complete."""
+    if output is None:
+        yield sys.stdout
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".writing-{output.name}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,352 @@
+"""The sections of a run.yaml, each key described and checked: model, task, data, train, parallel.
+
+It knows neither where the settings come from nor which tasks and models exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from flagai.errors import ConfigError
+
+DEFAULT_EVAL_FRACTION: Final = 0.1
+"""share of the training rows that is held out when neither `data.eval` nor `data.eval_fraction` is set"""
+
+
+class Section(BaseModel):
+    """A frozen group of keys; a key that is not declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
+        # Python counts True as 1; nobody who writes `epochs: true` means one epoch.
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name].annotation):
+            raise ValueError("a truth value")
+        return value
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+"""text that may be written as a number or a truth value, as labels often are"""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters: train small matrices beside the frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    r: int = Field(default=8, gt=0, description="rank of the adapters")
+    alpha: float = Field(default=16, gt=0, description="scale: adapters are added with the factor alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    target_modules: tuple[str, ...] | None = Field(
+        default=None,
+        description="names of the linear layers that get adapters; null: the attention layers of the model family",
+    )
+
+
+class ModelConfig(Section):
+    """Which pretrained weights to start from."""
+
+    name: str | None = Field(
+        default=None, description="a name of `flagai models`, a folder or a hub id such as org/name"
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub; null: its default branch")
+    source: Literal["auto", "huggingface", "modelscope"] = Field(
+        default="auto", description="hub to ask; auto: this machine first, then Hugging Face, then ModelScope"
+    )
+    tokenizer: str | None = Field(
+        default=None, description="a folder or hub id to take the tokenizer from; null: the model's"
+    )
+    config: dict[str, Any] | None = Field(
+        default=None, description="Hugging Face configuration (with model_type) of a model to start from random weights"
+    )
+    pooling: Literal["mean", "cls"] | None = Field(
+        default=None, description="how token vectors become a text vector; null: what the model says, else mean"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="train low-rank adapters instead of all weights; null: all weights"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.name and self.config is not None:
+            raise ConfigError(
+                "model.name and model.config are both set",
+                expected="a name (pretrained weights) or a config (random weights)",
+                fix="remove one of them",
+                where="model",
+            )
+        if self.name is None and self.config is None and self != type(self).model_construct():
+            raise ConfigError(
+                "model has neither a name nor a config",
+                expected="model.name, or model.config for random weights",
+                fix="set model.name, for instance all-MiniLM-L6-v2",
+                where="model",
+            )
+        return self
+
+
+class TaskConfig(Section):
+    """What is learned. The options of all tasks stand here; a task refuses those that mean nothing to it."""
+
+    name: str = Field(description="a name of `flagai tasks`")
+    labels: tuple[Text, ...] | None = Field(
+        default=None, description="all labels, in order; null: those of the training data"
+    )
+    multi_label: bool = Field(default=False, description="whether a text may have several labels, or none")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        default=None,
+        description="weight of each label in the loss; balanced: inverse to its frequency; null: all equal",
+    )
+    head: Literal["auto", "linear", "cosine", "softmax", "crf", "global-pointer"] = Field(
+        default="auto", description="the layer that turns vectors into scores; auto: what suits the task"
+    )
+    pooling: Literal["mean", "cls"] | None = Field(
+        default=None, description="how token vectors become a text vector for this task; null: as model.pooling"
+    )
+    scale: float | None = Field(
+        default=None, gt=0, description="factor on cosines in head and loss; null: the task's default"
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="dropout in front of the head; null: as the model's configuration says"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the target spread evenly over all labels"
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="probability from which a label of several counts; null: best on the eval data",
+    )
+    regression: bool = Field(
+        default=False, description="whether the label of a pair is a number (similarity), not a class"
+    )
+    score_range: tuple[float, float] | None = Field(
+        default=None, description="lowest and highest similarity in the data; null: those of the training data"
+    )
+    loss: Literal["auto", "cosine", "cosent"] = Field(
+        default="auto", description="loss of text vectors; auto: the task's default"
+    )
+    normalize: bool | None = Field(
+        default=None, description="whether text vectors get length one; null: what suits the task"
+    )
+    inner_dim: int = Field(default=64, gt=0, description="size of the vectors of a GlobalPointer head")
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskConfig:
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+            raise ConfigError(
+                f"the labels {', '.join(map(repr, twice))} stand there twice",
+                expected="each label once",
+                fix="remove the repeated ones",
+                where="task.labels",
+            )
+        if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
+            raise ConfigError(
+                f"found {list(self.score_range)}",
+                expected="[lowest, highest] with lowest < highest",
+                fix="swap or correct the two",
+                where="task.score_range",
+            )
+        return self
+
+    def check_used(self, used: Collection[str]) -> None:
+        """Refuse options that differ from their defaults but mean nothing to the task.
+
+        Args:
+            used: the options that the task reads.
+
+        Raises:
+            ConfigError: names the first such option and those that exist.
+        """
+        fields = type(self).model_fields
+        changed = [key for key in sorted(fields) if key != "name" and getattr(self, key) != fields[key].default]
+        for key in changed:
+            if key not in used:
+                raise ConfigError(
+                    f"task.{key} means nothing to the task {self.name!r}",
+                    expected=f"any of: {', '.join(sorted(used)) or 'none'}",
+                    fix="take it out",
+                    where=f"task.{key}",
+                )
+
+
+class ColumnsConfig(Section):
+    """Which column of the file is which; null: found by its name."""
+
+    text: str | None = Field(default=None, description="column of the text")
+    text_pair: str | None = Field(default=None, description="column of the second text")
+    label: str | None = Field(default=None, description="column of the label, the labels, the score or the entities")
+
+
+class AuditConfig(Section):
+    """What the check of the data before a training does with what it finds."""
+
+    fail_above: float | None = Field(
+        default=None, ge=0, le=1, description="stop if more than this share of rows is damaged; null: report and go on"
+    )
+
+
+class DataConfig(Section):
+    """Files of examples. A relative path is looked for beside the run.yaml, then in the current folder."""
+
+    train: str | None = Field(
+        default=None, description="file of training rows, or a folder with train, dev and test files"
+    )
+    eval: str | None = Field(
+        default=None, description="file by which the best model is chosen; null: a seeded part of train"
+    )
+    test: str | None = Field(default=None, description="file that is only measured, once, at the end")
+    columns: ColumnsConfig = Field(default=ColumnsConfig(), description="which column is which")
+    max_length: int | None = Field(
+        default=None,
+        ge=8,
+        description="most tokens of a text, special tokens counted; longer ones are cut, or windowed by stride. "
+        "null: what the model reads, and a longer text is an error unless stride is set",
+    )
+    stride: int | None = Field(
+        default=None, ge=0, description="tokens that neighbouring windows of a long text share; null: cut long texts"
+    )
+    encoding: str | None = Field(
+        default=None, description="character encoding of the files, for instance gb18030; null: UTF-8"
+    )
+    eval_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of train held out where there is no eval; null: 0.1; 0: no evaluation",
+    )
+    audit: AuditConfig = Field(default=AuditConfig(), description="the check of the data before training")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.eval is not None and self.eval_fraction is not None:
+            raise ConfigError(
+                "data.eval and data.eval_fraction are both set",
+                expected="one of them: a file, or a share of data.train",
+                fix="remove data.eval_fraction",
+                where="data",
+            )
+        if self.stride is not None and self.max_length is not None and self.stride >= self.max_length:
+            raise ConfigError(
+                f"data.stride is {self.stride}, data.max_length {self.max_length}",
+                expected="a stride below max_length",
+                fix=f"a quarter of it is a good start: {self.max_length // 4}",
+                where="data.stride",
+            )
+        return self
+
+    @property
+    def holdout(self) -> float:
+        """Share of the training rows to hold out, 0 where eval data is named."""
+        if self.eval is not None:
+            return 0.0
+        return DEFAULT_EVAL_FRACTION if self.eval_fraction is None else self.eval_fraction
+
+
+class TrainConfig(Section):
+    """How long, how fast and how exactly. Batches count one optimizer step over all processes."""
+
+    epochs: int = Field(default=3, gt=0, description="passes over the training data")
+    max_steps: int | None = Field(
+        default=None, gt=0, description="optimizer steps; if set, it decides instead of epochs"
+    )
+    batch_size: int | None = Field(
+        default=32, gt=0, description="examples of one optimizer step; null: batch_tokens decides"
+    )
+    batch_tokens: int | None = Field(
+        default=None, gt=0, description="tokens of one optimizer step, instead of batch_size"
+    )
+    gradient_accumulation_steps: int = Field(
+        default=1, gt=0, description="parts in which a batch is computed, to save memory"
+    )
+    learning_rate: float = Field(default=5e-5, gt=0, description="highest learning rate")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="that of the new head; null: as learning_rate"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, not applied to biases and norms")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises"
+    )
+    scheduler: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate falls after the warm-up"
+    )
+    max_grad_norm: float | None = Field(default=1.0, gt=0, description="longest gradient; null: no clipping")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        default="fp32", description="number format of forward and backward; auto: bf16 where the machine is fast in it"
+    )
+    seed: int = Field(
+        default=42, ge=0, lt=2**32, description="of the split, the order of examples, new weights and dropout"
+    )
+    eval_steps: int | None = Field(default=None, gt=0, description="steps between evaluations; null: after each epoch")
+    save_steps: int | None = Field(default=None, gt=0, description="steps between checkpoints; null: after each epoch")
+    logging_steps: int = Field(default=10, gt=0, description="steps between lines of the log")
+    best_metric: str | None = Field(
+        default=None, description="metric that chooses the best model; null: the task's own"
+    )
+    early_stopping: int | None = Field(
+        default=None, gt=0, description="stop after so many evaluations without a better one; null: never"
+    )
+    keep_last: int = Field(default=2, gt=0, description="checkpoints to keep, the best one not counted")
+    num_workers: int = Field(
+        default=0, ge=0, description="processes that prepare data; the order does not depend on it"
+    )
+    resume: Literal["auto"] | bool | str = Field(
+        default="auto",
+        description="auto: continue an unfinished run of the same settings; true: also of other settings; "
+        "false: start anew; or the folder of a checkpoint",
+    )
+    packing: Literal["auto"] | bool = Field(
+        default="auto", description="compute no padding; auto: where the model allows it"
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
+    )
+    tensorboard: bool = Field(default=False, description="write TensorBoard events beside log.jsonl")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_batch_rule(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        size, tokens = values.get("batch_size"), values.get("batch_tokens")
+        if size is not None and tokens is not None:
+            raise ConfigError(
+                "train.batch_size and train.batch_tokens are both set",
+                expected="one of them: examples or tokens of an optimizer step",
+                fix="remove one, or set it to null",
+                where="train",
+            )
+        if tokens is not None:
+            return {**values, "batch_size": None}
+        if size is None and "batch_size" in values:
+            return {key: value for key, value in values.items() if key != "batch_size"}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.batch_size is not None and self.batch_size < self.gradient_accumulation_steps:
+            raise ConfigError(
+                f"train.batch_size {self.batch_size} cannot be cut into "
+                f"train.gradient_accumulation_steps {self.gradient_accumulation_steps} parts",
+                expected="at least one example a part: batch_size counts the whole optimizer step",
+                fix="raise batch_size or lower gradient_accumulation_steps",
+                where="train.batch_size",
+            )
+        return self
+
+
+class ParallelConfig(Section):
+    """How the model is spread over processes."""
+
+    strategy: Literal["single"] = Field(default="single", description="single: one process, one device")

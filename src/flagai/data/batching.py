@@ -1,0 +1,153 @@
+"""Examples → the batches of every step: length buckets, token budgets, O(1) seek. Knows no model and no task.
+
+The examples of step k are a pure function of (seed, epoch, k, data hash). Ranks and accumulation only cut that list,
+so neither the world size nor the number of workers nor a resumed run can change what a step learns from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flagai.errors import ConfigError
+
+_POOL_BATCHES = 64  # how many batches are sorted by length together: larger pads less, smaller mixes more
+
+
+def pad(rows: Sequence[Sequence[Any]], value: Any, *, length: int | None = None, dtype: Any = np.int64) -> np.ndarray:
+    """Right-pad rows with `value` to `length` (default: the longest row) → array [rows, length]."""
+    width = max((len(row) for row in rows), default=0) if length is None else length
+    out = np.full((len(rows), width), value, dtype=dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full the batches are: `useful` real tokens in `slots` positions."""
+
+    useful: int
+    slots: int
+
+    @property
+    def share(self) -> float:
+        return self.useful / self.slots if self.slots else 1.0
+
+
+class BatchPlan:
+    """Which examples each optimizer step sees.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples of one optimizer step over all processes, or
+        batch_tokens: most token slots (examples × longest) of one optimizer step over all processes.
+        seed, data_hash: with the epoch, all that the order depends on.
+
+    Raises:
+        ConfigError: both or neither budget given, or an example longer than `batch_tokens`.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        seed: int,
+        data_hash: str,
+    ) -> None:
+        if (batch_size is None) == (batch_tokens is None):
+            raise ConfigError("need exactly one of batch_size and batch_tokens", where="train")
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        if batch_tokens is not None and len(lengths) and self._lengths.max() > batch_tokens:
+            raise ConfigError(
+                f"an example of {self._lengths.max()} tokens does not fit a budget of {batch_tokens}",
+                where="train.batch_tokens",
+                expected="at least the longest example",
+                fix="raise train.batch_tokens or lower data.max_length",
+            )
+        self._batch_size, self._batch_tokens = batch_size, batch_tokens
+        self._seed, self._data_hash = seed, data_hash
+        self._cached: tuple[int, list[np.ndarray]] = (-1, [])
+        self._counts: dict[int, int] = {}
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """All steps of an epoch, each an array of example indices in ascending order of length."""
+        if self._cached[0] != epoch:
+            self._cached = (epoch, self._cut(epoch))
+            self._counts[epoch] = len(self._cached[1])
+        return self._cached[1]
+
+    def num_steps(self, epoch: int) -> int:
+        if self._batch_size is not None:
+            return -(-len(self._lengths) // self._batch_size)
+        if epoch not in self._counts:
+            self._counts[epoch] = len(self._cut(epoch))
+        return self._counts[epoch]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(epoch, step within it) of the 0-based global step."""
+        if self._batch_size is not None:
+            return divmod(step, self.num_steps(0))
+        epoch = 0
+        while step >= self.num_steps(epoch):
+            step -= self.num_steps(epoch)
+            epoch += 1
+        return epoch, step
+
+    def step(self, step: int) -> np.ndarray:
+        """Example indices of the 0-based global step."""
+        epoch, k = self.locate(step)
+        return self.epoch(epoch)[k]
+
+    def fill(self, indices: np.ndarray) -> Fill:
+        lengths = self._lengths[indices]
+        return Fill(int(lengths.sum()), int(lengths.max(initial=0)) * len(lengths))
+
+    def _cut(self, epoch: int) -> list[np.ndarray]:
+        rng = _generator(self._seed, epoch, self._data_hash)
+        order = rng.permutation(len(self._lengths))
+        batches = [batch for pool in self._pools(order) for batch in self._batches(pool)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _pools(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut the shuffled order into pools and sort each by length (stable: ties stay shuffled)."""
+        if self._batch_size is not None:
+            size = self._batch_size * _POOL_BATCHES
+        else:
+            mean = max(1.0, float(self._lengths.mean())) if len(self._lengths) else 1.0
+            size = max(1, int((self._batch_tokens or 0) / mean)) * _POOL_BATCHES
+        pools = [order[i : i + size] for i in range(0, len(order), size)]
+        return [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools]
+
+    def _batches(self, pool: np.ndarray) -> list[np.ndarray]:
+        if self._batch_size is not None:
+            return [pool[i : i + self._batch_size] for i in range(0, len(pool), self._batch_size)]
+        return cut_by_tokens(pool, self._lengths, self._batch_tokens or 0)
+
+
+def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut `order` (ascending lengths) into runs whose count × longest stays within `budget` token slots."""
+    batches, start = [], 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > budget:
+            batches.append(order[start:end])
+            start = end
+    return batches
+
+
+def cut(indices: np.ndarray, *, accumulation: int = 1, axis: tuple[int, int] = (0, 1)) -> list[np.ndarray]:
+    """One rank's micro-batches of a step: every `axis[1]`-th example (lengths stay balanced), in equal runs."""
+    index, count = axis
+    mine = indices[index::count]
+    return [part for part in np.array_split(mine, accumulation) if len(part)]
+
+
+def _generator(seed: int, epoch: int, data_hash: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}/{epoch}/{data_hash}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))

@@ -1,0 +1,264 @@
+"""From a folder (or a configuration alone) and a head to a model in which no parameter is there by accident.
+
+It knows no task: which body and which head comes in as plain words (`HeadSpec`). It runs no code from a model's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+from torch import nn
+
+from flagai.errors import CheckpointError, ModelError
+from flagai.models import legacy_bert
+from flagai.models.checkpoints import WeightsInfo, read_json, read_state_dict, verify_weights
+from flagai.models.headed import HEAD_FILE, HeadedModel, fill_head, load_head, make_head, save_model
+from flagai.models.loading import auto_class, drop_pooler, load_body, quiet_config
+from flagai.models.quiet import quiet_transformers
+from flagai.models.tokenizers import build_tokenizer, character_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "HeadedModel",
+    "build_from_config",
+    "build_model",
+    "build_tokenizer",
+    "character_tokenizer",
+    "pooling_of",
+    "read_config",
+    "save_model",
+]
+
+DEFAULT_SEED: Final = 42
+
+
+class Head(Protocol):
+    """What is read of a `HeadSpec` (flagai.tasks.base)."""
+
+    @property
+    def body(self) -> str: ...
+    @property
+    def num_labels(self) -> int: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+def build_model(
+    folder: str | Path,
+    head: Head,
+    *,
+    dtype: torch.dtype | None = None,
+    id2label: Mapping[int, str] | None = None,
+    pad_token_id: int | None = None,
+    fresh_head: bool | None = None,
+    seed: int = DEFAULT_SEED,
+) -> PreTrainedModel | HeadedModel:
+    """A model with the weights of a folder, in evaluation mode on the CPU.
+
+    Every parameter comes from the checkpoint, except those of a new head: with `fresh_head` (default: whether the
+    folder has no `task.json`) the head may be absent there and starts from `seed`; without it, nothing may be missing
+    and nothing left over. The names of what started anew are the model's attribute `fresh_parameters`.
+
+    Args:
+        folder: a Hugging Face folder, or one of the original's BERT or RoBERTa.
+        head: `body` is "sequence-classification", "token-classification" or "encoder"; `module` names our own head.
+        dtype: of the body, fp32 unless given.
+        id2label: names of the labels, kept in the configuration.
+        pad_token_id: set where the configuration has none (decoders need one to find a text's last token).
+    Errors: `CheckpointError` (weights absent, damaged, incomplete, unsafe, of another model), `ModelError` (an
+        architecture that cannot be had), `MissingFileError`.
+    """
+    info = verify_weights(folder)
+    if info.layout == "adapter":
+        raise ModelError("the folder holds an adapter, not a model", fix="use load_lora", where=str(folder))
+    fresh = not (info.folder / "task.json").is_file() if fresh_head is None else fresh_head
+    state, config, converted = _source(info)
+    _label(config, head.num_labels, id2label, pad_token_id)
+    body, report = load_body(head.body, config, info.folder, state, dtype=dtype, seed=seed)
+    fresh_names = report.check(body, fresh=fresh, where=str(info.folder))
+    if not head.module:
+        if not fresh and (info.folder / HEAD_FILE).is_file():
+            raise CheckpointError(f"the folder has a {HEAD_FILE}, and the task needs none", where=str(info.folder))
+        return _finish(body, fresh_names)
+    return _with_head(body, head, info, converted, fresh=fresh, seed=seed, body_names=fresh_names)
+
+
+def _source(info: WeightsInfo) -> tuple[dict[str, torch.Tensor] | None, Any, legacy_bert.Converted | None]:
+    """State dict (None: transformers reads the folder's safetensors), configuration, what the original has besides."""
+    if info.layout == "flagai":
+        raw = read_json(info.folder / "config.json")
+        converted = legacy_bert.to_huggingface(read_state_dict(info.folder), raw)
+        return converted.body, quiet_config(converted.config, str(info.folder)), converted
+    config = read_config(info.folder)
+    if info.format == "safetensors":
+        return None, config, None
+    # Memory-mapped tensors must not outlive the file: a later save may overwrite it.
+    return {name: tensor.clone() for name, tensor in read_state_dict(info.folder).items()}, config, None
+
+
+def _with_head(
+    body: PreTrainedModel,
+    head: Head,
+    info: WeightsInfo,
+    converted: legacy_bert.Converted | None,
+    *,
+    fresh: bool,
+    seed: int,
+    body_names: list[str],
+) -> HeadedModel:
+    module = make_head(head.module, _hidden_size(body.config), head.num_labels, dict(head.options), seed)
+    names = [f"body.{name}" for name in body_names]
+    if converted is not None and _fill_legacy(module, converted, str(info.folder)):
+        pass
+    elif fresh and not _same_head(module, info.folder):
+        names += [f"head.{name}" for name, _ in module.named_parameters()]
+    else:
+        load_head(module, info.folder)
+    return _finish(HeadedModel(body, module), names)
+
+
+def _same_head(module: nn.Module, folder: Path) -> bool:
+    """Whether the folder already holds a head of exactly these tensors (then training goes on from it)."""
+    file = folder / HEAD_FILE
+    if not file.is_file():
+        return False
+    from flagai.models.safetensors_file import safetensors_header
+
+    return safetensors_header(file) == {name: tuple(t.shape) for name, t in module.state_dict().items()}
+
+
+def _fill_legacy(module: nn.Module, converted: legacy_bert.Converted, where: str) -> bool:
+    kinds = {"ner-crf": "CRF", "ner-gp": "GlobalPointer"}
+    if kinds.get(converted.kind) != type(module).__name__:
+        return False
+    state = dict(module.state_dict()) | converted.head
+    if converted.kind == "ner-crf":
+        # The original has neither a scale nor start and end scores; a new CRF starts with zeros for these.
+        state["transitions"] = converted.head["transitions"] / getattr(module, "transition_scale", 1.0)
+    fill_head(module, state, where=where)
+    return True
+
+
+def _finish(model: Any, fresh_names: list[str]) -> Any:
+    model.fresh_parameters = tuple(fresh_names)
+    return model.eval()
+
+
+def _hidden_size(config: Any) -> int:
+    return config.get_text_config().hidden_size
+
+
+def read_config(folder: str | Path) -> Any:
+    """The Hugging Face configuration of a folder, known to transformers itself; remote code is never run.
+
+    Errors: `MissingFileError` without config.json, `ModelError` for a family transformers does not have.
+    """
+    file = Path(folder) / "config.json"
+    raw = read_json(file)
+    if raw.get("model_type") == "glm" and "max_sequence_length" in raw:
+        raise ModelError(
+            "a GLM of 2022 (transformers' own GlmConfig is another model with the same name)",
+            expected="an encoder for this task",
+            fix="choose a BERT, RoBERTa or MiniLM; `flagai models` lists what runs",
+            where=str(file),
+        )
+    return quiet_config(raw, str(file))
+
+
+def _label(config: Any, num_labels: int, id2label: Mapping[int, str] | None, pad_token_id: int | None) -> None:
+    if id2label is not None:
+        config.id2label = {int(number): name for number, name in id2label.items()}
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    elif num_labels > 0:
+        config.num_labels = num_labels
+    text = config.get_text_config()
+    if pad_token_id is not None and getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = pad_token_id
+
+
+def build_from_config(
+    config: Mapping[str, Any] | str | Path,
+    head: Head,
+    *,
+    seed: int = DEFAULT_SEED,
+    dtype: torch.dtype | None = None,
+    id2label: Mapping[int, str] | None = None,
+    vocab_size: int | None = None,
+    pad_token_id: int | None = None,
+) -> PreTrainedModel | HeadedModel:
+    """A model with random weights, the same for the same seed, in evaluation mode: for training from scratch.
+
+    Args:
+        config: a Hugging Face configuration with `model_type`, or the folder or file it lies in.
+        vocab_size: rows of the embedding, usually `len(tokenizer)`; replaces what the configuration says.
+    Errors: `ModelError` for a family or a setting transformers does not know.
+    """
+    if isinstance(config, Mapping):
+        made = quiet_config(config, "model.config")
+    else:
+        path = Path(config)
+        made = read_config(path.parent if path.is_file() else path)
+    if vocab_size is not None:
+        made.get_text_config().vocab_size = vocab_size
+    _label(made, head.num_labels, id2label, pad_token_id)
+    kind = auto_class(head.body, made, "model.config")
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(seed)
+        body = kind._from_config(made, dtype=dtype or torch.float32)
+    if head.body == "encoder":
+        drop_pooler(body)
+    names = [name for name, _ in body.named_parameters()]
+    if not head.module:
+        return _finish(body, names)
+    module = make_head(head.module, _hidden_size(made), head.num_labels, dict(head.options), seed)
+    model = HeadedModel(body, module)
+    return _finish(model, [name for name, _ in model.named_parameters()])
+
+
+def pooling_of(folder: str | Path) -> str | None:
+    """How a sentence-transformers folder makes one vector of many ("mean" or "cls"); None where it does not say.
+
+    Errors: `ModelError` where the folder wants what flagai has not: another pooling, a layer after it.
+    """
+    modules = Path(folder) / "modules.json"
+    if not modules.is_file():
+        return None
+    import json
+
+    try:
+        rows = json.loads(modules.read_text("utf-8"))
+        kinds = {str(row["type"]).rpartition(".")[2]: str(row["path"]) for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"no list of modules ({error})", where=str(modules)) from error
+    if extra := sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize", "Dropout"}):
+        raise ModelError(
+            f"the model has {', '.join(extra)} after its encoder; its vectors would be others without",
+            expected="Transformer, Pooling and Normalize",
+            fix="choose another model, or set model.pooling and remove modules.json to leave the layer out",
+            where=str(modules),
+        )
+    return _pooling(Path(folder) / kinds["Pooling"] / "config.json") if "Pooling" in kinds else None
+
+
+def _pooling(file: Path) -> str:
+    raw = read_json(file)
+    modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    named = [raw["pooling_mode"]] if isinstance(raw.get("pooling_mode"), str) else []
+    on = named or [
+        modes.get(key, key) for key, value in raw.items() if key.startswith("pooling_mode_") and value is True
+    ]
+    if len(on) != 1 or on[0] not in ("mean", "cls"):
+        raise ModelError(
+            f"the pooling is {' + '.join(on) or 'none'}",
+            expected='"mean" or "cls"',
+            fix="set model.pooling",
+            where=str(file),
+        )
+    return on[0]

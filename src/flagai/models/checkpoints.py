@@ -1,0 +1,344 @@
+"""What lies in a model folder, checked before anything is built: which weights, in which layout, and whole or not.
+
+It knows nothing of heads and builds no model; it reads safetensors and, without executing them, the pickles of others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from flagai.errors import CheckpointError, MissingFileError, ModelError
+from flagai.hub import file_sha256
+from flagai.models.safetensors_file import read_safetensors, safetensors_header
+
+if TYPE_CHECKING:
+    import torch
+
+Layout = Literal["huggingface", "flagai", "adapter", "unknown"]
+Form = Literal["safetensors", "pickle"]
+
+_SAFE_NAMES: Final = ("model.safetensors", "adapter_model.safetensors")
+_PICKLE_NAMES: Final = (
+    "pytorch_model.bin",
+    "mp_rank_00_model_states.pt",
+    "pytorch_model_00.bin",
+    "model.pt",
+    "adapter_model.bin",
+)
+_SLICES: Final = ("mp_rank_*_model_states.pt", "pytorch_model_[0-9][0-9].bin")
+_WRAPPERS: Final = ("module", "state_dict", "model_state_dict", "model")
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """The weights of one folder. `shapes` is None where the file would have to be opened to know (a pickle)."""
+
+    folder: Path
+    """where the weights are: the folder asked for, or the iteration folder inside it"""
+    files: tuple[Path, ...]
+    format: Form
+    layout: Layout
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Numbers in all tensors (buffers included), None where unknown."""
+        return None if self.shapes is None else sum(map(prod, self.shapes.values()))
+
+
+def inspect(folder: str | Path, *, which: Literal["latest", "best"] = "latest") -> WeightsInfo:
+    """Find the weights of a folder and read their headers; pickles are not opened.
+
+    A save folder of the original (`latest_iteration.txt`) is followed to its latest or best iteration.
+    Errors: `MissingFileError` without a folder, `CheckpointError` without weights or with damaged ones.
+    """
+    folder = iteration_folder(Path(folder), which)
+    files, form = _weight_files(folder)
+    for file in files:
+        _refuse_pointer(file)
+    if form == "pickle":
+        return WeightsInfo(folder=folder, files=files, format="pickle", layout="unknown")
+    shapes = {name: shape for file in files for name, shape in safetensors_header(file).items()}
+    layout = "adapter" if files[0].name.startswith("adapter_") else layout_of(shapes)
+    return WeightsInfo(folder=folder, files=files, format="safetensors", layout=layout, shapes=shapes)
+
+
+def verify_weights(folder: str | Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> WeightsInfo:
+    """As `inspect`, but pickles are opened (safely, memory-mapped) too, and shapes are compared with `expected`.
+
+    Errors: `CheckpointError` for anything that is missing, cut off, of another shape or unsafe.
+    """
+    info = inspect(folder)
+    if info.format == "pickle":
+        state = read_state_dict(info.folder)
+        layout = "adapter" if info.files[0].name.startswith("adapter_") else layout_of(state)
+        info = replace(info, shapes={name: tuple(t.shape) for name, t in state.items()}, layout=layout)
+    if expected is not None:
+        _compare(info, expected)
+    return info
+
+
+def read_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder under the names they have there (an outer `{"module": …}` is taken off), on the CPU."""
+    info = inspect(folder)
+    state: dict[str, torch.Tensor] = {}
+    for file in info.files:
+        part = read_safetensors(file) if info.format == "safetensors" else read_pickle(file)
+        state.update(part)
+    return state
+
+
+def read_pickle(file: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in one PyTorch file, its wrapping taken off. Errors: see `flagai.models.pickles.load`."""
+    import torch
+
+    from flagai.models import pickles
+
+    found = pickles.load(file)
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+            break
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"the file holds a {type(found).__name__}", expected="a state dict", where=str(file))
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError("the file holds no tensors", expected="a state dict", where=str(file))
+    return tensors
+
+
+def layout_of(keys: Iterable[str]) -> Layout:
+    """Whose names these are: the original's BERT has fused `query_key_value` rows, Hugging Face's has none."""
+    names = list(keys)
+    if any(re.search(r"encoder\.layer\.\d+\.attention\.self\.query_key_value\.", name) for name in names):
+        return "flagai"
+    return "huggingface" if names else "unknown"
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """One hash for a folder's weights: that of the file, or of the list of names and hashes of the shards."""
+    files = inspect(folder).files
+    if len(files) == 1:
+        return file_sha256(files[0])
+    listed = "".join(f"{file.name}\0{file_sha256(file)}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Errors: `MissingFileError`, or `CheckpointError` where it is something else."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f"no {path.name} in {path.parent}", fix="copy or download the whole folder", where=str(path)
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"no JSON: {error}", fix="copy or download the file again", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"a JSON {type(value).__name__}", expected="an object", where=str(path))
+    return value
+
+
+# files
+
+
+def iteration_folder(folder: Path, which: str = "latest") -> Path:
+    """The folder itself, or the iteration that the original's `latest_iteration.txt` ("latest<TAB>best") names."""
+    if not folder.is_dir():
+        raise MissingFileError(f"no folder {str(folder)!r}", expected="a folder with config.json and weights")
+    for name in ("latest_iteration.txt", "latest_checkpointed_iteration.txt"):
+        tracker = folder / name
+        if not tracker.is_file():
+            continue
+        parts = tracker.read_text("utf-8", errors="replace").split()
+        number = parts[1 if which == "best" and len(parts) > 1 else 0] if parts else ""
+        inner = folder / number
+        if not re.fullmatch(r"\w+", number) or not inner.is_dir():
+            raise CheckpointError(
+                f"it names the iteration {number!r}, and there is no such folder",
+                expected=f"one of {_list(p.name for p in folder.iterdir() if p.is_dir())}",
+                fix="name the iteration's folder itself",
+                where=str(tracker),
+            )
+        return inner
+    return folder
+
+
+def _weight_files(folder: Path) -> tuple[tuple[Path, ...], Form]:
+    groups: tuple[tuple[tuple[str, ...], str, Form], ...] = (
+        (_SAFE_NAMES[:1], "model.safetensors.index.json", "safetensors"),
+        (_PICKLE_NAMES[:-1], "pytorch_model.bin.index.json", "pickle"),
+        (_SAFE_NAMES[1:], "", "safetensors"),
+        (_PICKLE_NAMES[-1:], "", "pickle"),
+    )
+    for names, index, form in groups:
+        if index and (folder / index).is_file():
+            return _shards(folder / index), form
+        for name in names:
+            if (folder / name).is_file():
+                _refuse_slices(folder, name)
+                return (folder / name,), form
+    raise _no_weights(folder)
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name.endswith((".h5", ".msgpack", ".ckpt", ".index", ".onnx", ".gguf"))]
+    shards = [name for name in names if re.search(r"-\d{5}-of-\d{5}\.", name)]
+    fix = "copy or download the whole model"
+    if shards:
+        fix = "the shards are there but the index (model.safetensors.index.json) is not; copy it too"
+    elif foreign:
+        fix = f"{', '.join(foreign)} is of another framework; get the PyTorch weights"
+    return CheckpointError(
+        f"the folder holds no weights (only {_list(names) if names else 'nothing at all'})",
+        expected="model.safetensors or pytorch_model.bin",
+        fix=fix,
+        where=str(folder),
+    )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise CheckpointError("the index has no weight_map", fix="copy or download it again", where=str(index))
+    names = sorted(set(table.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"the index points out of its folder: {outside[0]!r}", where=str(index))
+    if missing := [name for name in names if not (index.parent / name).is_file()]:
+        raise CheckpointError(
+            f"{len(missing)} of {len(names)} files are missing: {_list(missing)}",
+            fix="copy or download the missing files",
+            where=str(index),
+        )
+    files = tuple(index.parent / name for name in names)
+    if names[0].endswith(".safetensors"):
+        _check_index(index, table, files)
+    return files
+
+
+def _check_index(index: Path, table: Mapping[str, str], files: Iterable[Path]) -> None:
+    have = {file.name: safetensors_header(file) for file in files}
+    if lost := sorted(key for key, name in table.items() if key not in have[name]):
+        raise CheckpointError(
+            f"{len(lost)} tensors are not in the files the index names: {_list(lost)}",
+            fix="index and files are of different models; download both again",
+            where=str(index),
+        )
+
+
+def _refuse_slices(folder: Path, name: str) -> None:
+    for pattern in _SLICES:
+        slices = sorted(file.name for file in folder.glob(pattern))
+        if name in slices and len(slices) > 1:
+            raise CheckpointError(
+                f"the weights are cut into {len(slices)} model-parallel slices: {_list(slices)}",
+                expected="one file with all weights",
+                fix="save them unsliced with the program that made them",
+                where=str(folder),
+            )
+
+
+def _refuse_pointer(file: Path) -> None:
+    with open(file, "rb") as handle:
+        start = handle.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError("a Git LFS pointer, not the file itself", fix="run `git lfs pull`", where=str(file))
+
+
+def _compare(info: WeightsInfo, expected: Mapping[str, tuple[int, ...]]) -> None:
+    shapes = info.shapes or {}
+    missing = [name for name in expected if name not in shapes]
+    wrong = [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != tuple(shape)
+    ]
+    if missing or wrong:
+        found = "; ".join(
+            part
+            for part in (
+                f"{len(missing)} tensors are missing: {_list(missing)}" if missing else "",
+                f"{len(wrong)} have another shape: {_list(wrong)}" if wrong else "",
+            )
+            if part
+        )
+        raise CheckpointError(found, fix="config.json and weights must be of one model", where=str(info.folder))
+
+
+def _list(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
+
+
+# tokenizer and model
+
+_PROBES: Final = (
+    "The quick brown fox can't jump 12,345 fences; naïve café.",
+    "6月15日，河南省文物考古研究所公布了“曹操墓”的发掘成果。",
+    "混排 text：GPT-2 與ＢＥＲＴ、全角！ 😀👩‍👩‍👧 𠀀",
+    "  leading  and\ttrailing \n",
+)
+
+
+def tokenizer_fits(tokenizer: Any, config: Any, *, where: str = "") -> None:
+    """Check that every id a tokenizer can give has a row in the model's embedding, and that both pad alike.
+
+    Errors: `ModelError`, before a wrong id reads beyond the embedding (on a GPU that is a crash far from its cause).
+    """
+    rows = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "vocab_size", None)
+    if rows is None:
+        return
+    highest = max((*tokenizer.get_vocab().values(), len(tokenizer) - 1))
+    fix = "use the tokenizer the model was trained with"
+    special = sorted(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    if beyond := [f"{token!r} = {number}" for number, token in special if number >= rows]:
+        raise ModelError(
+            f"special tokens lie beyond the embedding: {', '.join(beyond)}",
+            expected=f"ids below {rows}, the rows of the model's embedding",
+            fix=fix,
+            where=where,
+        )
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer has ids up to {highest}, the model's embedding has {rows} rows",
+            expected=f"ids below {rows}",
+            fix=fix,
+            where=where,
+        )
+    _check_pad(tokenizer, config, where)
+
+
+def _check_pad(tokenizer: Any, config: Any, where: str) -> None:
+    theirs = getattr(config, "pad_token_id", None)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            "the tokenizer has no padding token",
+            expected="a pad token",
+            fix='set "pad_token" in tokenizer_config.json (for a decoder, its end-of-text token)',
+            where=where,
+        )
+    if theirs is not None and theirs != tokenizer.pad_token_id:
+        raise ModelError(
+            f"the tokenizer pads with id {tokenizer.pad_token_id}, the model with {theirs}",
+            expected="one padding id",
+            fix='use the tokenizer the model was trained with, or correct "pad_token_id" in config.json',
+            where=where,
+        )
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """A hash that changes when a tokenizer gives other ids: sha256 over the ids of probe sentences and the size."""
+    ids = [tokenizer(text)["input_ids"] for text in _PROBES]
+    pairs = tokenizer(_PROBES[0], _PROBES[1])["input_ids"]
+    text = json.dumps([len(tokenizer), ids, pairs], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""One process, one device, plain PyTorch. Knows no task and no model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from flagai.parallel.precision import autocast, choose_device, resolve_precision
+from flagai.parallel.strategy import Batch, Loss, Strategy
+
+INPUT_NAMES = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
+
+
+class SingleProcess(Strategy):
+    """The strategy of a laptop: the whole model on one device.
+
+    Args:
+        device: "auto", "cpu", "cuda", …
+        precision: "fp32", "bf16", "fp16" or "auto"; with fp16 a gradient scaler keeps small gradients alive.
+    """
+
+    def __init__(self, *, device: str = "auto", precision: str = "fp32") -> None:
+        self.device = choose_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._count = 1.0
+        self._model: torch.nn.Module = torch.nn.Identity()
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        self._model = model.to(self.device)
+        return self._model
+
+    def optimizer(self, factory: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        self._optimizer = factory(self._model)
+        return self._optimizer
+
+    def data_axis(self) -> tuple[int, int]:
+        return 0, 1
+
+    def accumulate(self, micro_batches: Iterable[Mapping[str, Any]], loss: Loss) -> tuple[float, float]:
+        self._model.train()
+        total, count = 0.0, 0.0
+        for micro_batch in micro_batches:
+            batch = self._to_device(micro_batch)
+            with autocast(self.device, self.precision):
+                outputs = self._model(**inputs_of(batch))
+            part, part_count = loss(outputs, batch)
+            self._scaler.scale(part).backward()
+            total += part.item()
+            count += part_count.item()
+        self._count = count
+        return total, count
+
+    def clip(self, max_norm: float | None) -> float:
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self._trained())
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        # Division by the count and clipping are one multiplication over the gradients.
+        norm = torch.nn.utils.get_total_norm(gradients).item() / self._count
+        factor = 1 / self._count
+        if max_norm is not None and norm > max_norm:
+            factor *= max_norm / (norm + 1e-6)
+        torch._foreach_mul_(gradients, factor)
+        return norm
+
+    def step(self, learning_rates: Sequence[float]) -> None:
+        optimizer = self._trained()
+        for group, rate in zip(optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def evaluate(self, batch: Mapping[str, Any], loss: Loss | None = None) -> tuple[Batch, tuple[float, float] | None]:
+        self._model.eval()
+        moved = self._to_device(batch)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            outputs = self._model(**inputs_of(moved))
+        if loss is None:
+            return outputs, None
+        with torch.inference_mode():
+            part, count = loss(outputs, moved)
+        return outputs, (part.item(), count.item())
+
+    def reduce(self, scalars: Sequence[float]) -> list[float]:
+        return list(scalars)
+
+    def state(self) -> dict[str, Any]:
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        optimizer = self._trained()
+        moments = {
+            f"{names[parameter]}/{key}": value
+            for parameter, values in optimizer.state.items()
+            for key, value in values.items()
+        }
+        streams = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            streams["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {"optimizer": moments, "random": streams, "scaler": self._scaler.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        parameters = dict(self._model.named_parameters())
+        optimizer = self._trained()
+        for name, value in state["optimizer"].items():
+            parameter_name, _, key = name.rpartition("/")
+            parameter = parameters[parameter_name]
+            # fused AdamW keeps `step` beside the parameter; the others have the parameter's own shape
+            optimizer.state[parameter][key] = value.to(parameter.device)
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(state["scaler"]))
+
+    def barrier(self, name: str) -> None:
+        """One process has no one to wait for."""
+
+    def _trained(self) -> torch.optim.Optimizer:
+        assert self._optimizer is not None, "optimizer() comes before the first step"
+        return self._optimizer
+
+    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
+
+
+def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """The part of a batch that goes to the model; the rest are targets."""
+    return {key: value for key, value in batch.items() if key in INPUT_NAMES}

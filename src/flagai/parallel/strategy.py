@@ -1,0 +1,62 @@
+"""What a trainer asks of a backend: a handful of verbs. Knows no task, no model family and no backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+Batch = Mapping[str, torch.Tensor]
+Loss = Callable[[Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Strategy(ABC):
+    """Places a model and runs its steps. The trainer calls the verbs in this order:
+
+    `place` → `optimizer` → (`accumulate` → `clip` → `step`)* with `evaluate` in between.
+    """
+
+    @abstractmethod
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model on its devices; the caller goes on with what is returned."""
+
+    @abstractmethod
+    def optimizer(self, factory: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """Build the optimizer over the placed parameters (one built earlier would train nothing, in silence)."""
+
+    @abstractmethod
+    def data_axis(self) -> tuple[int, int]:
+        """(index, count): which share of every step's examples this process takes."""
+
+    @abstractmethod
+    def accumulate(self, micro_batches: Iterable[Mapping[str, Any]], loss: Loss) -> tuple[float, float]:
+        """Forward and backward over the micro-batches: (loss sum, count), summed over all processes."""
+
+    @abstractmethod
+    def clip(self, max_norm: float | None) -> float:
+        """Divide the gradients by the count of `accumulate` and clip them; returns their norm before clipping."""
+
+    @abstractmethod
+    def step(self, learning_rates: Sequence[float]) -> None:
+        """One optimizer step, a learning rate for each parameter group; gradients are gone afterwards."""
+
+    @abstractmethod
+    def evaluate(self, batch: Mapping[str, Any], loss: Loss | None = None) -> tuple[Batch, tuple[float, float] | None]:
+        """Outputs of the model in evaluation, and (loss sum, count) where a loss is given. No gradients."""
+
+    @abstractmethod
+    def reduce(self, scalars: Sequence[float]) -> list[float]:
+        """Sums over all processes."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Optimizer, scaler and random streams: tensors by the model's parameter names, and plain values."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def barrier(self, name: str) -> None:
+        """Wait for all processes; `name` tells which meeting one of them missed."""

@@ -1,0 +1,116 @@
+"""A model, its tokenizer and its task, ready to answer. Knows no trainer and no server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flagai.data.record import Record
+from flagai.errors import DataError, ModelError
+from flagai.parallel.native import SingleProcess
+from flagai.predict import loop
+from flagai.tasks.base import Task
+from flagai.tasks.table import TASKS
+
+_CHUNK = 2048  # records encoded and sorted together; bounds memory on endless input
+
+
+class Predictor:
+    """Predict with the code that evaluation uses.
+
+    Args:
+        model: a model from AutoLoader, Trainer or transformers.
+        tokenizer: its fast tokenizer.
+        task: default is the task that AutoLoader or a saved folder gave the model.
+        device: default is where the model is.
+        precision: "fp32", "bf16", "fp16" or "auto".
+
+    Raises:
+        ModelError: the model has no task; the message lists the tasks.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, task: Task | None = None, *, device: str | None = None, precision: str = "fp32"
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.task = task if task is not None else _task_of(model, tokenizer)
+        self._strategy = SingleProcess(device=device or str(model.device), precision=precision)
+        self._strategy.place(model)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, device: str = "auto", precision: str = "fp32") -> Predictor:
+        """The predictor of a saved folder (`<output>/final`)."""
+        from flagai.auto import load_saved
+
+        loaded = load_saved(Path(folder))
+        return cls(loaded.model, loaded.tokenizer, loaded.task, device=device, precision=precision)
+
+    def predict(self, inputs: Any, *, batch_size: int | None = None, batch_tokens: int | None = None) -> Any:
+        """One result for one input, a list for a list.
+
+        Args:
+            inputs: a text, a pair `(text, text_pair)`, a mapping with the task's fields, or a list of these.
+            batch_size, batch_tokens: speed and memory only; answers do not depend on them.
+        """
+        if isinstance(inputs, str | tuple | Mapping):
+            return self.predict([inputs], batch_size=batch_size, batch_tokens=batch_tokens)[0]
+        records = [as_record(item, i + 1) for i, item in enumerate(inputs)]
+        return list(self.predict_records(records, batch_size=batch_size, batch_tokens=batch_tokens))
+
+    def predict_records(
+        self,
+        records: Sequence[Record],
+        *,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Any]:
+        """Results in the order of the records, as they become ready."""
+        for start in range(0, len(records), _CHUNK):
+            chunk = [_without_label(record) for record in records[start : start + _CHUNK]]
+            examples = [example for windows in self.task.encode_many(chunk) for example in windows]
+            outputs = loop.run(
+                self.task, self._strategy.evaluate, examples, batch_size=batch_size, batch_tokens=batch_tokens
+            )
+            yield from loop.decode(self.task, outputs.rows, examples, chunk)
+            if progress is not None:
+                progress(min(start + _CHUNK, len(records)), len(records))
+
+
+def as_record(item: Any, line: int = 0) -> Record:
+    """An input of `predict` as a record."""
+    if isinstance(item, Record):
+        return item
+    if isinstance(item, str):
+        return Record({"text": item}, line=line)
+    if isinstance(item, Mapping):
+        return Record(dict(item), line=line)
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        return Record({"text": item[0], "text_pair": item[1]}, line=line)
+    raise DataError(
+        f"an input is {item!r}",
+        where=f"input {line}" if line else "",
+        expected='a text, a pair (text, text_pair), or a mapping {"text": …}',
+    )
+
+
+def _without_label(record: Record) -> Record:
+    """Prediction must not look at labels, nor fail on one it does not know."""
+    if "label" not in record.fields:
+        return record
+    return Record({k: v for k, v in record.fields.items() if k != "label"}, record.file, record.line)
+
+
+def _task_of(model: Any, tokenizer: Any) -> Task:
+    from flagai.auto import task_of
+
+    task = task_of(model, tokenizer)
+    if task is not None:
+        return task
+    raise ModelError(
+        f"{type(model).__name__} carries no task",
+        expected=f"a task, one of: {', '.join(sorted(TASKS))}",
+        fix='load it with AutoLoader("<task>", …), or pass Predictor(model, tokenizer, task)',
+    )

@@ -1,0 +1,68 @@
+"""Parameters → optimizer, step → learning rate. Knows no loop and no task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from flagai.config import TrainConfig
+
+
+def adamw(config: TrainConfig) -> Callable[[torch.nn.Module], torch.optim.AdamW]:
+    """A factory of fused AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) for `Strategy.optimizer`.
+
+    Vectors (biases, norms) are not decayed; a new head may have its own learning rate.
+    """
+
+    def build(model: torch.nn.Module) -> torch.optim.AdamW:
+        head = {id(p) for p in head_parameters(model)}
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+        rates = {False: config.learning_rate, True: config.head_learning_rate or config.learning_rate}
+        return torch.optim.AdamW(
+            [
+                {
+                    "params": parameters,
+                    "weight_decay": config.weight_decay if decayed else 0.0,
+                    "lr": rates[is_head],
+                    "peak": rates[is_head],
+                }
+                for (is_head, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+            ],
+            fused=True,
+        )
+
+    return build
+
+
+def head_parameters(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """The parameters that are not in the pretrained base: our head, or the classifier of a stock class."""
+    base = getattr(model, "body", model)
+    inner = getattr(base, getattr(base, "base_model_prefix", ""), None)
+    if inner is None and base is model:
+        return []
+    known = {id(p) for p in (inner if inner is not None else base).parameters()}
+    return [p for p in model.parameters() if id(p) not in known]
+
+
+def schedule(kind: str, *, total: int, warmup_ratio: float) -> Callable[[int], float]:
+    """The factor on the learning rate at the 0-based step: up linearly, then down to 0 by `kind`."""
+    warmup = math.ceil(total * warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total - warmup)
+        if kind == "linear":
+            return 1 - progress
+        if kind == "cosine":
+            return (1 + math.cos(math.pi * progress)) / 2
+        return 1.0
+
+    return factor

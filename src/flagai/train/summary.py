@@ -1,0 +1,141 @@
+"""A run's results → report.json, report.html and the model card. Knows no training."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flagai.config import RunConfig
+from flagai.data.record import Record
+from flagai.measure.intervals import Interval
+from flagai.report.card import model_card
+from flagai.report.page import render
+from flagai.report.schema import REPORT_VERSION
+from flagai.tasks.base import Task
+from flagai.train.environment import peak_memory
+from flagai.train.files import write_json
+from flagai.train.logs import read_log
+from flagai.train.run_folder import RunFolder
+from flagai.train.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Results of one split beside their gold answers, in the order of the records."""
+
+    split: str
+    records: Sequence[Record]
+    results: Sequence[Any]
+    golds: Sequence[Any]
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All that a report is made from."""
+
+    config: RunConfig
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    state: TrainState
+    best_metric: str
+    measured: Sequence[Measurement]
+    train_golds: Sequence[Any]
+    model: Any
+    task: Task | None
+
+
+def write_report(folder: RunFolder, summary: Summary) -> str:
+    """Write report.json and report.html; returns the text of the model card."""
+    report = build(summary, read_log(folder / "log.jsonl"))
+    write_json(folder / "report.json", report)
+    (folder / "report.html").write_text(render(report), encoding="utf-8")
+    return model_card(report)
+
+
+def build(summary: Summary, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The report as plain JSON (`report/schema.py`)."""
+    config, last = summary.config, summary.measured[-1] if summary.measured else None
+    described = _describe(summary, last) if last else {}
+    model = config.model.name or (f"a new {config.model.config.get('model_type')}" if config.model.config else "a model")
+    return {
+        "version": REPORT_VERSION,
+        "title": f"{config.task.name}: {model}",
+        "task": config.task.name,
+        "model": model,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"flagai train {shlex.quote(config.output)}/run.yaml output={shlex.quote(config.output)}-again",
+        "status": "finished",
+        "data": summary.data,
+        "config": config.to_dict(),
+        "curves": {
+            "train": [_without_kind(row) for row in log if row["kind"] == "train"],
+            "eval": [_without_kind(row) for row in log if row["kind"] == "eval"],
+        },
+        "metrics": {m.split: _measured(summary, m) for m in summary.measured},
+        "best_metric": summary.best_metric,
+        "baseline": _majority(summary, last),
+        "confusion": described.get("confusion"),
+        "per_label": described.get("per_label", []),
+        "errors": described.get("errors", []),
+        "speed": _speed(summary),
+        "model_info": _model_info(summary),
+        "environment": summary.environment,
+    }
+
+
+def _describe(summary: Summary, measured: Measurement) -> dict[str, Any]:
+    assert summary.task is not None
+    return summary.task.describe(measured.results, measured.golds, measured.records)
+
+
+def _measured(summary: Summary, measurement: Measurement) -> dict[str, dict[str, float]]:
+    """Each metric with its bootstrap interval where the task gives one."""
+    intervals: dict[str, Interval] = _describe(summary, measurement).get("intervals", {})
+    rows: dict[str, dict[str, float]] = {name: {"value": value} for name, value in measurement.metrics.items()}
+    for name, interval in intervals.items():
+        rows[name] |= {"low": interval.low, "high": interval.high}
+    return rows
+
+
+def _majority(summary: Summary, last: Measurement | None) -> dict[str, Any] | None:
+    """What always answering the most frequent training label would reach, for single-label tasks."""
+    if last is None or "accuracy" not in last.metrics or not summary.train_golds:
+        return None
+    label, _ = Counter(summary.train_golds).most_common(1)[0]
+    share = sum(gold == label for gold in last.golds) / len(last.golds)
+    return {"name": f"always {label!r}", "metrics": {"accuracy": share}}
+
+
+def _speed(summary: Summary) -> dict[str, float]:
+    state, last = summary.state, summary.measured[-1] if summary.measured else None
+    if not state.seconds:
+        return {}
+    speed = {
+        "seconds": state.seconds,
+        "train_samples_per_second": state.examples / state.seconds,
+        "useful_tokens_per_second": state.tokens / state.seconds,
+        "useful_token_share": state.tokens / state.slots,
+        "peak_memory_bytes": float(peak_memory(summary.environment["device"].partition(" ")[0])),
+    }
+    if last is not None and last.seconds > 0:
+        speed["predict_samples_per_second"] = len(last.records) / last.seconds
+    return speed
+
+
+def _model_info(summary: Summary) -> dict[str, Any]:
+    parameters = list(summary.model.parameters())
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "source": summary.config.model.name or "random weights",
+    }
+
+
+def _without_kind(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("kind", "best")}

@@ -1,0 +1,253 @@
+"""A run from its configuration to a measured model: checks, training, evaluation, report. Knows no backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flagai.auto import Loaded, load_saved, save_folder
+from flagai.config import RunConfig
+from flagai.data.batching import BatchPlan
+from flagai.data.example import Example
+from flagai.models import packing
+from flagai.parallel.native import SingleProcess
+from flagai.parallel.strategy import Strategy
+from flagai.predict import loop as predict_loop
+from flagai.tasks.base import Task
+from flagai.train import assemble, checkpoint
+from flagai.train.callbacks import Callback
+from flagai.train.environment import environment
+from flagai.train.files import whole_folder
+from flagai.train.interrupt import Interrupted
+from flagai.train.logs import JsonLog, TensorBoardLog
+from flagai.train.loop import Hooks, Loop, choose_metric
+from flagai.train.optim import adamw
+from flagai.train.prepare import Prepared, need_train, prepare, read_sources
+from flagai.train.run_folder import RunFolder
+from flagai.train.state import TrainState
+from flagai.train.summary import Measurement, Summary, write_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run returns: where the model is, and its metrics on each split that was measured."""
+
+    folder: Path
+    metrics: dict[str, dict[str, float]]
+    steps: int
+    seconds: float
+
+
+class Trainer:
+    """Train one model as a RunConfig says.
+
+    Args:
+        config: the run.
+        model, tokenizer, task: your own instead of those the config names.
+        callbacks: watchers of the run; `flagai.train.progress.Progress` draws a line in the terminal.
+        offline: open no socket.
+
+    Raises:
+        FlagaiError: whatever is wrong with settings, data, model or folder, before a model is moved to a device.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        model: Any = None,
+        tokenizer: Any = None,
+        task: Task | None = None,
+        callbacks: Sequence[Callback] = (),
+        offline: bool = False,
+    ) -> None:
+        need_train(config)
+        self.config, self.callbacks, self.offline = config, tuple(callbacks), offline
+        self._given_model = model
+        self._parts = assemble.ingredients(config, offline=offline, model=model, tokenizer=tokenizer, task=task)
+        self.task, self.tokenizer = self._parts.task, self._parts.tokenizer
+        choose_metric(config.train, self.task)
+        self.folder = RunFolder(config.output)
+
+    def train(self) -> TrainResult:
+        """Run to the end, or continue an unfinished run of the same settings.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the folder continues with the same call.
+        """
+        data = prepare(self.config, self.task, read_sources(self.config, self.task, self._say), self._say)
+        described = {"splits": data.sources.describe(), "audit": data.audit.to_json()}
+        continues = self.folder.decide(self.config, described)
+        start = self._newest() if continues else None
+        strategy = SingleProcess(device=self.config.train.device, precision=self.config.train.precision)
+        torch.manual_seed(self.config.train.seed)
+        model = self._build(start)
+        facts = environment(str(strategy.device), strategy.precision)
+        self.folder.begin(self.config, described, facts, fresh=start is None)
+        return _Run(self, data, strategy, model, start, facts).finish()
+
+    def _build(self, start: checkpoint.Checkpoint | None) -> Any:
+        if start is not None:
+            return assemble.saved_model(start, offline=self.offline)
+        return self._given_model if self._given_model is not None else assemble.new_model(self.config, self._parts)
+
+    def _newest(self) -> checkpoint.Checkpoint | None:
+        found = checkpoint.newest(self.folder / "checkpoints", self._say)
+        self._say(
+            f"continuing {self.config.output} from step {found.step}"
+            if found
+            else f"the unfinished run in {self.config.output} has no complete checkpoint: starting it again"
+        )
+        return found
+
+    def _say(self, text: str) -> None:
+        for callback in self.callbacks:
+            callback.on_message(text)
+
+
+class _Run:
+    """One call of `Trainer.train` after its checks: the mutable middle between model and disk."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Prepared,
+        strategy: Strategy,
+        model: Any,
+        start: checkpoint.Checkpoint | None,
+        facts: dict[str, Any],
+    ) -> None:
+        self.config, self.task, self.folder, self.say = trainer.config, trainer.task, trainer.folder, trainer._say
+        self.tokenizer, self.data, self.facts, self.offline = trainer.tokenizer, data, facts, trainer.offline
+        if self.config.train.packing is not False:
+            packing.enable(model)
+        self.strategy, self.model = strategy, strategy.place(model)
+        self.optimizer = strategy.optimizer(adamw(self.config.train))
+        self.plan = self._plan(data.examples["train"])
+        self.state = TrainState()
+        if start is not None:
+            state, self.state = checkpoint.load(start)
+            strategy.load_state(state)
+        else:
+            self.task.start(self.model, data.examples["train"], self._rows)
+        self.callbacks = (JsonLog(self.folder / "log.jsonl"), *self._tensorboard(), *trainer.callbacks)
+        hooks = Hooks(evaluate=self._evaluate, save_best=self._save_best, save_checkpoint=self._save_checkpoint)
+        self.loop = Loop(
+            self.config.train, self.task, strategy, data.examples["train"], self.plan, hooks, self.state, self.callbacks
+        )
+
+    def finish(self) -> TrainResult:
+        """Train, take the best weights, measure, save and report."""
+        try:
+            self.loop.run([group["peak"] for group in self.optimizer.param_groups])
+            best = self._best()
+            measured = self._measure(best)
+            self._save_final(best, measured)
+        except Interrupted:
+            self.folder.mark("interrupted", step=self.state.step)
+            raise
+        except BaseException as error:
+            self.folder.mark("failed", step=self.state.step, error=str(error))
+            raise
+        self.folder.mark("finished", step=self.state.step)
+        return TrainResult(
+            folder=self.folder / "final",
+            metrics={m.split: m.metrics for m in measured},
+            steps=self.state.step,
+            seconds=self.state.seconds,
+        )
+
+    def _plan(self, examples: Sequence[Example]) -> BatchPlan:
+        train = self.config.train
+        return BatchPlan(
+            [len(example) for example in examples],
+            batch_size=train.batch_size,
+            batch_tokens=train.batch_tokens,
+            seed=train.seed,
+            data_hash=self.data.hash,
+        )
+
+    def _tensorboard(self) -> tuple[Callback, ...]:
+        return (TensorBoardLog(self.folder / "tensorboard"),) if self.config.train.tensorboard else ()
+
+    def _rows(self, examples: Sequence[Example], names: Sequence[str]) -> predict_loop.Rows:
+        return predict_loop.run(self.task, self.strategy.evaluate, examples, names=names).rows
+
+    def _evaluate(self) -> dict[str, float] | None:
+        """Metrics and mean loss of the current weights on the evaluation data."""
+        if "eval" not in self.data.examples:
+            return None
+        return self._measure_split("eval", self.task, self.strategy.evaluate, self.loop.evaluation_progress).metrics
+
+    def _measure_split(
+        self, split: str, task: Task, evaluate: predict_loop.Evaluate, progress: Callable[[int, int], None] | None = None
+    ) -> Measurement:
+        examples, records = self.data.examples[split], self.data.sources.records[split]
+        began = time.perf_counter()
+        outputs = predict_loop.run(task, evaluate, examples, with_loss=True, progress=progress)
+        results = predict_loop.decode(task, outputs.rows, examples, records)
+        seconds = time.perf_counter() - began
+        golds = [task.gold(record) for record in records]
+        metrics = task.metrics(results, golds)
+        if outputs.loss is not None:
+            metrics["loss"] = outputs.loss
+        return Measurement(split, records, results, golds, metrics, seconds)
+
+    def _best(self) -> Loaded:
+        """The best weights: those in `best/`, or the last ones where nothing was evaluated."""
+        if not (self.folder / "best").is_dir():
+            return Loaded(self.model, self.tokenizer, self.task)
+        self.say(f"the best model is that of step {self.state.best_step}")
+        return load_saved(self.folder / "best", offline=self.offline)
+
+    def _measure(self, best: Loaded) -> list[Measurement]:
+        """Tune on the evaluation data, then measure every split but the training data with the task as it is saved."""
+        task = best.task
+        assert task is not None
+        if self.config.train.packing is not False:
+            packing.enable(best.model)
+        self.strategy.place(best.model)
+        splits = [split for split in ("eval", "test") if split in self.data.examples]
+        if "eval" in splits:
+            first = self._measure_split("eval", task, self.strategy.evaluate)
+            task.tune(first.results, first.golds)
+        return [self._measure_split(split, task, self.strategy.evaluate) for split in splits]
+
+    def _save_final(self, best: Loaded, measured: Sequence[Measurement]) -> None:
+        summary = Summary(
+            config=self.config,
+            data={"splits": self.data.sources.describe(), "audit": self.data.audit.to_json()},
+            environment=self.facts,
+            state=self.state,
+            best_metric=self.loop.best_metric,
+            measured=measured,
+            train_golds=[self.task.gold(record) for record in self.data.sources.records["train"]],
+            model=best.model,
+            task=best.task,
+        )
+        card = write_report(self.folder, summary)
+        with whole_folder(self.folder / "final") as temporary:
+            save_folder(temporary, best)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+
+    def _save_best(self) -> None:
+        with whole_folder(self.folder / "best") as temporary:
+            save_folder(temporary, Loaded(self.model, self.tokenizer, self.task))
+
+    def _save_checkpoint(self, state: TrainState) -> str:
+        root = self.folder / "checkpoints"
+        target = root / f"step-{state.step}"
+        checkpoint.save(
+            target,
+            save_model=lambda folder: save_folder(folder, Loaded(self.model, self.tokenizer, self.task)),
+            strategy_state=self.strategy.state(),
+            state=state,
+            extra={"data": self.data.hash, "strategy": "single", "precision": self.facts["precision"]},
+        )
+        checkpoint.keep_newest(root, self.config.train.keep_last)
+        return str(target)

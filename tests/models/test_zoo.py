@@ -1,0 +1,51 @@
+"""The table of names: complete for the original's June 2022 set, any case, no id twice in doubt."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from flagai.models import zoo
+
+JUNE_2022 = [
+    "bert-base-en",
+    "roberta-base-ch",
+    "t5-base-en",
+    "t5-base-ch",
+    "glm-large-ch",
+    "glm-large-en",
+    "gpt2-base-ch",
+    "cpm-large-ch",
+    *(f"opt-{size}-en" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b")),
+]
+
+
+@pytest.mark.parametrize("name", JUNE_2022)
+def test_every_name_of_june_2022_is_known_in_any_case(name: str) -> None:
+    entry = zoo.find(name)
+    assert entry is not None and entry is zoo.find(name.upper()) is zoo.find(f" {entry.name} ")
+
+
+def test_unknown_names_are_none() -> None:
+    assert zoo.find("bert-base") is None
+    assert zoo.find("") is None
+
+
+def test_what_runs_says_where_it_comes_from_and_what_does_not_says_why() -> None:
+    assert {entry.name for entry in zoo.ZOO if entry.runs} == {"all-MiniLM-L6-v2", "BERT-base-en", "RoBERTa-base-ch"}
+    for entry in zoo.ZOO:
+        assert entry.huggingface if entry.runs else entry.note
+
+
+def test_ids_have_the_form_of_hub_ids_and_names_are_unique() -> None:
+    for entry in zoo.ZOO:
+        for hub_id in (entry.huggingface, entry.modelscope):
+            assert hub_id is None or re.fullmatch(r"[\w-]+/[\w.-]+", hub_id)
+    lowered = [entry.name.lower() for entry in zoo.ZOO]
+    assert len(set(lowered)) == len(lowered)
+
+
+def test_names_begin_with_what_runs() -> None:
+    assert zoo.names()[:3] == ["all-MiniLM-L6-v2", "BERT-base-en", "RoBERTa-base-ch"]
+    assert len(zoo.names()) == len(zoo.ZOO)
