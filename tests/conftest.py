@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,7 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-WORDS = tuple("good bad fine awful great poor film book meal hotel the a was is very not 好 坏 的 电 影 书".split(" "))
+WORDS = (
+    *("good", "bad", "fine", "awful", "great", "poor", "film", "book", "meal", "hotel", "the", "a", "was", "is"),
+    *("very", "not", "好", "坏", "的", "电", "影", "书"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +80,98 @@ def reviews(tmp_path: Path) -> Path:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def calm_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_bert` without dropout, so that two ways to compute one thing can be compared in training."""
+    import json
+    import shutil
+
+    folder = tmp_path_factory.mktemp("calm") / "bert"
+    shutil.copytree(tiny_bert, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+NOUNS = {"film": "WORK", "book": "WORK", "hotel": "PLACE", "meal": "FOOD", "电影": "WORK", "书": "WORK"}
+
+
+def _row(kind: str, i: int, chance: random.Random) -> dict[str, object]:
+    """Row i of a tiny data set; texts have 2 to about 30 tokens, words in pieces and Chinese among them."""
+    good = i % 2 == 0
+    noun = chance.choice(sorted(NOUNS))
+    filler = " ".join(chance.choice(("the", "a", "very", "not", "zoo", "is", "x9")) for _ in range(chance.randint(0, 9)))
+    start = len(filler) + 1 if filler else 0
+    text = f"{filler} {noun} {'good' if good else 'bad'}".strip()
+    pair = f"{noun} {'great' if chance.random() < 0.5 else 'poor'}"
+    if kind == "labels":
+        return {"text": text, "label": [name for name, on in (("good", good), ("work", NOUNS[noun] == "WORK")) if on]}
+    if kind == "pair":
+        return {"text": text, "text_pair": pair, "label": "yes" if good else "no"}
+    if kind == "score":
+        return {"text": text, "text_pair": pair, "label": round(5 * chance.random(), 2) if i > 1 else 5.0 * i}
+    if kind == "entities":
+        entity = {"start": start, "end": start + len(noun), "label": NOUNS[noun]}
+        return {"text": text, "label": [] if i % 7 == 6 else [entity]}
+    return {"text": text, "label": "good" if good else "bad"}
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Callable[[str], Path]:
+    """kind → a folder with train.jsonl (24 rows) and dev.jsonl (11); kinds: label, labels, pair, score, entities."""
+    import json
+
+    def make(kind: str) -> Path:
+        folder = tmp_path / f"data-{kind}"
+        folder.mkdir(exist_ok=True)
+        for name, count, seed in (("train", 24, 1), ("dev", 11, 2)):
+            chance = random.Random(seed)
+            rows = [_row(kind, i, chance) for i in range(count)]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        return folder
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """What a call of the command line ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Spoken]:
+    """`flagai` as the shell calls it, in this process: (arguments, standard input) → exit code and what it wrote."""
+    from flagai.cli import main
+
+    def call(*arguments: object, stdin: str = "") -> Spoken:
+        monkeypatch.setattr(sys, "argv", ["flagai", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        wrote = capsys.readouterr()
+        return Spoken(code=code, out=wrote.out, err=wrote.err)
+
+    return call
+
+
+@pytest.fixture
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever moves a model to a device fails the test."""
+    from flagai.parallel.native import SingleProcess
+
+    def place(self: SingleProcess, model: object) -> object:
+        pytest.fail("a model was moved to a device before its input was checked")
+
+    monkeypatch.setattr(SingleProcess, "place", place)

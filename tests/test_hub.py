@@ -81,7 +81,7 @@ def test_a_name_under_an_existing_folder_is_a_path_and_near_names_are_shown(
 ) -> None:
     (tmp_path / "runs" / "intent").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingFileError, match="did you mean .*intent") as caught:
+    with pytest.raises(MissingFileError, match=r"did you mean .*intent") as caught:
         hub.resolve("runs/intend")
     assert isinstance(caught.value, FileNotFoundError)
     assert no_network == []
@@ -106,7 +106,9 @@ def test_the_cache_is_used_without_the_network(tmp_path: Path, online: None, no_
 
 
 def test_a_broken_download_is_not_taken_for_a_model(tmp_path: Path, no_network: list[str]) -> None:
-    index = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    index = json.dumps(
+        {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    )
     half = {"config.json": "{}", "model.safetensors.index.json": index, "model-00001-of-00002.safetensors": "x"}
     cached_model(tmp_path, "some/half", half)
     cached_model(tmp_path, "some/tokenizer-only", {"config.json": "{}", "tokenizer.json": "{}"})

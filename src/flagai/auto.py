@@ -98,7 +98,9 @@ def load_saved(folder: Path, *, trainable: bool = False, offline: bool = False) 
         )
     tokenizer = build_tokenizer(folder)
     task = task_from_json(values, tokenizer, fingerprint(tokenizer), str(folder / FILE))
-    head, names, pad = task.head(), id2label(task), tokenizer.pad_token_id
+    head, names = task.head(), id2label(task)
+    pad: Any = tokenizer.pad_token_id
+    model: Any
     if (folder / ADAPTER_CONFIG).is_file():
         model = load_lora(folder, head, trainable=trainable, offline=offline, id2label=names, pad_token_id=pad)
     else:
@@ -127,7 +129,7 @@ def save_folder(folder: Path, loaded: Loaded) -> None:
 
 def id2label(task: Task) -> dict[int, str] | None:
     """The label table in the form of `config.json`, where the logits follow it."""
-    labels = task.label_names()
+    labels = task.model_labels()
     return dict(enumerate(labels)) if labels and len(labels) == task.head().num_labels else None
 
 
@@ -241,7 +243,9 @@ def _task_options(task_name: str, class_num: int | None, kwargs: Mapping[str, An
         options["labels"] = [str(i) for i in range(class_num)]
     unknown = sorted(set(options) - set(TaskConfig.model_fields))
     if unknown:
-        raise unknown_name("argument", unknown[0], [*TaskConfig.model_fields, "class_num", "device"], where="AutoLoader")
+        raise unknown_name(
+            "argument", unknown[0], [*TaskConfig.model_fields, "class_num", "device"], where="AutoLoader"
+        )
     return TaskConfig(name=task_name, **options)
 
 
@@ -262,6 +266,7 @@ def _load_new(folder: Path, options: TaskConfig, max_length: int | None, stride:
             expected="labels=[…] or class_num=…, or a trained folder",
             fix=f'AutoLoader("{options.name}", …, labels=["…", "…"])',
         )
-    model = build_model(folder, task.head(), id2label=id2label(task), pad_token_id=tokenizer.pad_token_id)
+    pad: Any = tokenizer.pad_token_id
+    model: Any = build_model(folder, task.head(), id2label=id2label(task), pad_token_id=pad)
     model.flagai_task = task
     return Loaded(model, tokenizer, task)

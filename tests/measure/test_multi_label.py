@@ -94,10 +94,12 @@ def test_thresholds_of_equal_worth_take_the_one_nearest_one_half() -> None:
 
 def test_thresholds_separate_neighbouring_float32_scores() -> None:
     low = np.float32(0.7)
-    high = np.nextafter(low, np.float32(1))
-    scores = np.array([[high], [low]], dtype=np.float32)
-    (threshold,) = best_thresholds(np.array([[True], [False]]), scores)
-    assert (scores[:, 0] >= threshold).tolist() == [True, False]
+    for _ in range(4):  # midway between neighbours rounds up or down in turn
+        high = np.nextafter(low, np.float32(1))
+        scores = np.array([[high], [low]], dtype=np.float32)
+        (threshold,) = best_thresholds(np.array([[True], [False]]), scores)
+        assert (scores[:, 0] >= threshold).tolist() == [True, False]
+        low = high
 
 
 def test_bad_input_is_named() -> None:

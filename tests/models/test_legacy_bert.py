@@ -12,7 +12,7 @@ import torch
 
 from flagai.errors import CheckpointError, ModelError
 from flagai.models import legacy_bert
-from flagai.models.build import build_from_config, build_model, build_tokenizer
+from flagai.models.build import build_from_config, build_model, build_tokenizer, read_config
 from flagai.models.checkpoints import inspect, read_json, read_state_dict
 from flagai.models.tokenizers import character_tokenizer
 
@@ -166,6 +166,16 @@ def test_a_converted_model_computes_what_the_original_does(kind: str, tmp_path: 
     torch.testing.assert_close(got[:4], want[:4], atol=2e-5, rtol=1e-5)
 
 
+def test_the_configuration_of_a_folder_is_read_in_todays_words(tmp_path: Path) -> None:
+    write(tmp_path / "20", legacy_state("classification"), CONFIG | {"class_num": 3})
+    (tmp_path / "latest_iteration.txt").write_text("20\t20")
+    config = read_config(tmp_path)
+    assert (config.model_type, config.vocab_size, config.num_labels, config.layer_norm_eps) == ("bert", V, 3, 1e-12)
+    (tmp_path / "20" / "pytorch_model.bin").unlink()
+    with pytest.raises(ModelError, match="no model_type"):
+        read_config(tmp_path)
+
+
 def test_heads_arrive_in_the_model(tmp_path: Path) -> None:
     state = legacy_state("classification")
     folder = write(tmp_path / "c", state, CONFIG | {"class_num": 3})
@@ -221,7 +231,10 @@ def test_a_masked_language_model_is_written_back() -> None:
 
 def test_old_names_of_layer_norm_are_understood() -> None:
     state = legacy_state("encoder")
-    old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for n, t in state.items()}
+    old = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        for n, t in state.items()
+    }
     assert legacy_bert.to_huggingface(old, CONFIG).body.keys() == legacy_bert.to_huggingface(state, CONFIG).body.keys()
 
 

@@ -144,6 +144,16 @@ def test_many_labels_show_the_confused_pairs_and_a_compact_matrix(full_report: M
     assert len(render(full_report(77))) < 200_000
 
 
+def test_a_perfect_matrix_has_no_confusions_and_a_wrong_one_names_only_its_errors(full_report: Make) -> None:
+    report = full_report()
+    report["confusion"] = {"labels": ["a", "b", "c"], "matrix": [[9, 0, 1], [0, 5, 0], [3, 0, 3]]}
+    source = render(report)
+    pairs = re.findall(r"<td>(\w)</td><td>(\w)</td><td class=\"n\">(\d+)</td><td class=\"n\">(\d+) %", source)
+    assert pairs == [("c", "a", "3", "50"), ("a", "c", "1", "10")]
+    report["confusion"]["matrix"] = [[9, 0, 0], [0, 5, 0], [0, 0, 3]]
+    assert "No confusions" in Page(render(report)).text
+
+
 def test_few_labels_show_the_whole_matrix_with_counts(full_report: Make) -> None:
     page = Page(render(full_report(5)))
     assert len(page.all("svg", class_="heat")) == 1

@@ -120,7 +120,9 @@ def predict(
     text: Annotated[str | None, typer.Argument(help="A text; without it, --file or lines of standard input.")] = None,
     text_pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Texts: jsonl, csv, tsv, parquet, or txt.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_tokens: BatchTokens = None,

@@ -13,10 +13,10 @@ from flagai.cli.overrides import load
 
 def check(path: Path, overrides: Sequence[str], *, offline: bool, as_json: bool) -> None:
     from flagai.train.assemble import ingredients
-    from flagai.train.prepare import need_train, prepare, read_sources
+    from flagai.train.prepare import prepare, read_sources, training_file
 
     config = load(path, overrides)
-    need_train(config)
+    training_file(config)
 
     def tell(line: str) -> None:
         typer.echo(line, err=as_json)

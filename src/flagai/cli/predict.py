@@ -63,7 +63,10 @@ def _from_line(line: str, number: int, file: str = "standard input") -> Record:
             return Record(json.loads(line), file, number)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"no JSON: {error}", where=f"{file}:{number}", expected='a text or {"text": "…"}', fix="correct the line"
+                f"no JSON: {error}",
+                where=f"{file}:{number}",
+                expected='a text or {"text": "…"}',
+                fix="correct the line",
             ) from None
     first, tab, second = line.partition("\t")
     return Record({"text": first, "text_pair": second} if tab else {"text": line}, file, number)

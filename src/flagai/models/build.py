@@ -14,7 +14,14 @@ from torch import nn
 
 from flagai.errors import CheckpointError, ModelError
 from flagai.models import legacy_bert
-from flagai.models.checkpoints import WeightsInfo, read_json, read_state_dict, verify_weights
+from flagai.models.checkpoints import (
+    WeightsInfo,
+    iteration_folder,
+    layout_of,
+    read_json,
+    read_state_dict,
+    verify_weights,
+)
 from flagai.models.headed import HEAD_FILE, HeadedModel, fill_head, load_head, make_head, save_model
 from flagai.models.loading import auto_class, drop_pooler, load_body, quiet_config
 from flagai.models.quiet import quiet_transformers
@@ -78,6 +85,14 @@ def build_model(
     info = verify_weights(folder)
     if info.layout == "adapter":
         raise ModelError("the folder holds an adapter, not a model", fix="use load_lora", where=str(folder))
+    if (info.folder / "adapter_config.json").is_file():
+        # transformers would load the base that file names instead of the weights that were verified here.
+        raise ModelError(
+            "the folder holds a whole model and an adapter's configuration",
+            expected="one of them",
+            fix="move adapter_config.json out of the folder",
+            where=str(info.folder),
+        )
     fresh = not (info.folder / "task.json").is_file() if fresh_head is None else fresh_head
     state, config, converted = _source(info)
     _label(config, head.num_labels, id2label, pad_token_id)
@@ -156,12 +171,15 @@ def _hidden_size(config: Any) -> int:
 
 
 def read_config(folder: str | Path) -> Any:
-    """The Hugging Face configuration of a folder, known to transformers itself; remote code is never run.
+    """The Hugging Face configuration of a folder, also of one of the original's; remote code is never run.
 
     Errors: `MissingFileError` without config.json, `ModelError` for a family transformers does not have.
     """
-    file = Path(folder) / "config.json"
+    folder = iteration_folder(Path(folder))
+    file = folder / "config.json"
     raw = read_json(file)
+    if "model_type" not in raw and (state := _legacy_state(folder)) is not None:
+        return quiet_config(legacy_bert.to_huggingface(state, raw).config, str(file))
     if raw.get("model_type") == "glm" and "max_sequence_length" in raw:
         raise ModelError(
             "a GLM of 2022 (transformers' own GlmConfig is another model with the same name)",
@@ -170,6 +188,15 @@ def read_config(folder: str | Path) -> Any:
             where=str(file),
         )
     return quiet_config(raw, str(file))
+
+
+def _legacy_state(folder: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a folder if they are a BERT of the original; None where they are not, or there are none."""
+    try:
+        state = read_state_dict(folder)
+    except CheckpointError:
+        return None
+    return state if layout_of(state) == "flagai" else None
 
 
 def _label(config: Any, num_labels: int, id2label: Mapping[int, str] | None, pad_token_id: int | None) -> None:

@@ -338,7 +338,8 @@ def _check_pad(tokenizer: Any, config: Any, where: str) -> None:
 
 def fingerprint(tokenizer: Any) -> str:
     """A hash that changes when a tokenizer gives other ids: sha256 over the ids of probe sentences and the size."""
-    ids = [tokenizer(text)["input_ids"] for text in _PROBES]
-    pairs = tokenizer(_PROBES[0], _PROBES[1])["input_ids"]
+    # not verbose: a probe may be longer than a small model reads, which harms nothing here
+    ids = [tokenizer(text, verbose=False)["input_ids"] for text in _PROBES]
+    pairs = tokenizer(_PROBES[0], _PROBES[1], verbose=False)["input_ids"]
     text = json.dumps([len(tokenizer), ids, pairs], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

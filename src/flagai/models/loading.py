@@ -38,6 +38,10 @@ def quiet_config(raw: Mapping[str, Any], where: str) -> Any:
     family = fields.pop("model_type", None)
     if not isinstance(family, str):
         raise ModelError("config.json names no model_type", expected='for instance "bert"', where=where)
+    if "quantization_config" in raw:
+        raise ModelError(
+            "the weights are quantised", expected="plain weights", fix="use the model's plain copy", where=where
+        )
     if family not in CONFIG_MAPPING:
         raise _unknown_family(family, raw, where)
     try:
@@ -151,7 +155,7 @@ class LoadReport:
         """The names that may be new and are. Errors: `CheckpointError` listing every name that must not be.
 
         A head may be new (`fresh`), and so may the pooler between body and head. Left-over tensors are allowed then
-        where they belong to no part of the body: heads of other tasks. A pooler that the model has no use for always is.
+        where they belong to no part of the body: heads of other tasks. A pooler without use is always allowed.
         """
         missing = [name for name in self.missing if not (fresh and _is_head(name, model))]
         wrong = [f"{name}: {what}" for name, what in self.mismatched.items() if not (fresh and _is_head(name, model))]

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from flagai import hub
-from flagai.errors import CheckpointError, ConfigError, MissingExtraError, ModelError, OutputError
+from flagai.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    MissingFileError,
+    ModelError,
+    OfflineError,
+    OutputError,
+)
+from flagai.models import zoo
 from flagai.models.build import DEFAULT_SEED, Head, build_model
 from flagai.models.checkpoints import read_json, weights_sha256
 from flagai.models.headed import HEAD_FILE, HeadedModel, load_head, save_head
@@ -243,7 +252,7 @@ def load_lora(
     folder = Path(folder)
     raw = read_json(folder / ADAPTER_CONFIG)
     base = _read_base(raw, folder)
-    where = Path(base_folder) if base_folder else hub.resolve(base.name, revision=_revision(base), offline=offline)
+    where = Path(base_folder) if base_folder else _find_base(base, folder, offline)
     _check_same(base, where, folder)
     model: Any = build_model(where, head, dtype=dtype, id2label=id2label, pad_token_id=pad_token_id, fresh_head=True)
     body = _body(model)
@@ -280,8 +289,20 @@ def _read_base(raw: Mapping[str, Any], folder: Path) -> Base:
     return Base(name=str(name), sha256=sha, revision=raw.get("revision"))
 
 
-def _revision(base: Base) -> str | None:
-    return None if Path(base.name).is_dir() else base.revision
+def _find_base(base: Base, folder: Path, offline: bool) -> Path:
+    entry = zoo.find(base.name)
+    name = entry.huggingface if entry and entry.huggingface else base.name
+    revision = None if Path(name).is_dir() else base.revision
+    twin = entry.modelscope if entry else None
+    try:
+        return hub.resolve(name, revision=revision, offline=offline, modelscope_name=twin)
+    except (MissingFileError, OfflineError) as error:
+        raise type(error)(
+            f"the base model of the adapter is not to be had: {error.found}",
+            expected=f"the weights with sha256 {base.sha256}",
+            fix="put them there, or write where they are into base_model_name_or_path",
+            where=str(folder / ADAPTER_CONFIG),
+        ) from error
 
 
 def _check_same(base: Base, where: Path, folder: Path) -> None:

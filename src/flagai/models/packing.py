@@ -139,7 +139,9 @@ def _state(base: nn.Module) -> _State | None:
 
 
 def _attach(base: PreTrainedModel) -> None:
-    attention = getattr(base.config, "_attn_implementation", None) or "sdpa"
+    attention = getattr(base.config, "_attn_implementation", None)
+    if attention in (None, NAME):  # NAME: another model shares this configuration object
+        attention = "sdpa"
     base.set_attn_implementation(NAME)
     stack = _FAMILIES[base.config.model_type]
     before = base.register_forward_pre_hook(_pack_inputs, with_kwargs=True)
@@ -188,14 +190,14 @@ def _plan(base: PreTrainedModel, call: Mapping[str, Any]) -> Plan | None:
         return None
     if any(call.get(name) is not None and call[name] is not False for name in _UNPACKABLE):
         return None
-    if not _wants_packed_outputs(base, call) or (positions is not None and positions.dim() != 2):
+    if not _outputs_can_be_padded(base, call) or (positions is not None and positions.dim() != 2):
         return None
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return None
     return make_plan(mask)
 
 
-def _wants_packed_outputs(base: PreTrainedModel, call: Mapping[str, Any]) -> bool:
+def _outputs_can_be_padded(base: PreTrainedModel, call: Mapping[str, Any]) -> bool:
     def option(name: str, default: bool) -> Any:
         value = call.get(name)
         return getattr(base.config, name, default) if value is None else value

@@ -63,7 +63,7 @@ class SingleProcess(Strategy):
         factor = 1 / self._count
         if max_norm is not None and norm > max_norm:
             factor *= max_norm / (norm + 1e-6)
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
     def step(self, learning_rates: Sequence[float]) -> None:
@@ -89,7 +89,7 @@ class SingleProcess(Strategy):
         return list(scalars)
 
     def state(self) -> dict[str, Any]:
-        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
         optimizer = self._trained()
         moments = {
             f"{names[parameter]}/{key}": value

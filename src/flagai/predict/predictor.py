@@ -8,6 +8,7 @@ from typing import Any
 
 from flagai.data.record import Record
 from flagai.errors import DataError, ModelError
+from flagai.models import packing
 from flagai.parallel.native import SingleProcess
 from flagai.predict import loop
 from flagai.tasks.base import Task
@@ -25,19 +26,29 @@ class Predictor:
         task: default is the task that AutoLoader or a saved folder gave the model.
         device: default is where the model is.
         precision: "fp32", "bf16", "fp16" or "auto".
+        pack: compute no padding where the model allows it; answers do not depend on it.
 
     Raises:
         ModelError: the model has no task; the message lists the tasks.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, task: Task | None = None, *, device: str | None = None, precision: str = "fp32"
+        self,
+        model: Any,
+        tokenizer: Any,
+        task: Task | None = None,
+        *,
+        device: str | None = None,
+        precision: str = "fp32",
+        pack: bool = True,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.task = task if task is not None else _task_of(model, tokenizer)
         self._strategy = SingleProcess(device=device or str(model.device), precision=precision)
         self._strategy.place(model)
+        if pack:
+            packing.enable(model)
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, device: str = "auto", precision: str = "fp32") -> Predictor:

@@ -137,17 +137,21 @@ class Task(ABC):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
     def label_names(self) -> list[str] | None:
-        """The label table for `config.json` and the audit, None for tasks without one."""
+        """The label table for the audit, None for tasks without one."""
         return None
+
+    def model_labels(self) -> list[str] | None:
+        """The names of the model's classes for `config.json`; other than the labels where a label has several tags."""
+        return self.label_names()
 
     def labels_of(self, record: Record) -> list[str]:
         """The labels of a record as text, for counting."""
         return []
 
-    def start(self, model: Any, examples: Sequence[Example], run: Runner) -> None:
+    def start(self, model: Any, examples: Sequence[Example], run: Runner) -> None:  # noqa: B027 - most tasks need none
         """Set a new head from the frozen body before training, where that helps. Never on a resumed run."""
 
-    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> None:
+    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> None:  # noqa: B027 - most tasks need none
         """Settle what evaluation data decides (thresholds). Called once, with the best model."""
 
     def encode(self, record: Record, index: int = 0) -> list[Example]:
@@ -190,9 +194,10 @@ def need_text(record: Record, field_name: str) -> str:
     if isinstance(value, str):
         return value
     raise DataError(
-        f"the field {field_name!r} is {value!r}" if field_name in record.fields else f"there is no field {field_name!r}",
+        f"the field {field_name!r} is {value!r}"
+        if field_name in record.fields
+        else f"there is no field {field_name!r}",
         where=record.where,
         expected="a text",
         fix=f"set data.columns.{field_name} to the column that holds it",
     )
-

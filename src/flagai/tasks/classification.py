@@ -30,7 +30,17 @@ class Classification(Task):
     name: ClassVar[str] = "classification"
     kind: ClassVar[Literal["text", "pair", "entities"]] = "text"
     used_options: ClassVar[frozenset[str]] = frozenset(
-        {"labels", "multi_label", "class_weights", "head", "pooling", "scale", "dropout", "label_smoothing", "threshold"}
+        {
+            "labels",
+            "multi_label",
+            "class_weights",
+            "head",
+            "pooling",
+            "scale",
+            "dropout",
+            "label_smoothing",
+            "threshold",
+        }
     )
 
     def __init__(self, options: Any, tokenizer: Any, *, max_length: int, stride: int | None = None) -> None:
@@ -41,6 +51,13 @@ class Classification(Task):
         self.thresholds: list[float] = []
         if options.labels:
             self._set_labels(options.labels)
+        if self.multi_label and options.label_smoothing:
+            raise ConfigError(
+                "label smoothing needs one label a text, and task.multi_label is set",
+                where="task.label_smoothing",
+                expected="0 with task.multi_label: true",
+                fix="take one of the two out",
+            )
 
     @property
     def best_metric(self) -> str:
@@ -153,7 +170,7 @@ class Classification(Task):
         """`linear` is Hugging Face's own head unless a pooling is asked for; `cosine` compares with class vectors."""
         num_labels, pooling = len(self.labels), self.options.pooling
         if self.options.head == "cosine":
-            options = {"pooling": pooling or "mean"}
+            options: dict[str, Any] = {"pooling": pooling or "mean"}
             if self.options.scale is not None:
                 options["scale"] = self.options.scale
             module = "flagai.models.heads:Cosine"
@@ -188,12 +205,11 @@ class Classification(Task):
         if self.multi_label:
             each = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=classes, reduction="none")
             return (each.mean(dim=1) * weights).sum(), weights.sum()
-        if classes is not None:
-            weights = weights * classes[labels]
-        each = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.options.label_smoothing
-        )
-        return (each * weights).sum(), weights.sum()
+        # torch itself weighs the share that smoothing gives to each label; it cannot be multiplied on afterwards.
+        smoothing = self.options.label_smoothing
+        each = functional.cross_entropy(logits, labels, weight=classes, reduction="none", label_smoothing=smoothing)
+        count = weights if classes is None else weights * classes[labels]
+        return (each * weights).sum(), count.sum()
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> Label | Labels:
         activate = sigmoid if self.multi_label else softmax
@@ -261,5 +277,3 @@ def _split_labels(value: str) -> list[str]:
         if separator in value:
             return [part.strip() for part in value.split(separator) if part.strip()]
     return [value.strip()] if value.strip() else []
-
-

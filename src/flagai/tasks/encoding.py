@@ -112,7 +112,10 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 def _check_room(max_length: int, stride: int | None, room: int, pair_room: int) -> None:
     if pair_room < 2:
         raise ConfigError(
-            f"{max_length} tokens leave no room for text", where="data.max_length", expected="at least 8", fix="raise it"
+            f"{max_length} tokens leave no room for text",
+            where="data.max_length",
+            expected="at least 8",
+            fix="raise it",
         )
     if stride is not None and not 0 <= stride < room:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flagai.errors import unknown_name
 
@@ -21,6 +21,8 @@ class Row:
     target: str
     summary: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["text", "pair", "entities"] = "text"
+    """how files are read, as the class says too"""
     regression: str = ""
     """the class instead of `target` when the option `regression` is set"""
 
@@ -33,15 +35,22 @@ TASKS: dict[str, Row] = {
     "semantic-matching": Row(
         "flagai.tasks.matching:PairClassification",
         "two texts → a label, or with regression a number",
+        kind="pair",
         regression="flagai.tasks.matching:PairRegression",
     ),
-    "sequence-labeling": Row(_LABELING, "a text → labelled spans, a softmax a token", {"head": "softmax"}),
-    "sequence-labeling-crf": Row(_LABELING, "the same with a conditional random field", {"head": "crf"}),
-    "sequence-labeling-gp": Row(_LABELING, "the same with GlobalPointer: spans may nest", {"head": "global-pointer"}),
-    "ner": Row(_LABELING, "named entities, a softmax a token", {"head": "softmax"}),
-    "ner-crf": Row(_LABELING, "named entities with a conditional random field", {"head": "crf"}),
-    "ner-gp": Row(_LABELING, "named entities with GlobalPointer: entities may nest", {"head": "global-pointer"}),
-    "embedding": Row("flagai.tasks.embedding:EmbeddingTask", "a text → a vector, trained by the similarity of pairs"),
+    "sequence-labeling": Row(_LABELING, "a text → labelled spans, a softmax a token", {"head": "softmax"}, "entities"),
+    "sequence-labeling-crf": Row(_LABELING, "the same with a conditional random field", {"head": "crf"}, "entities"),
+    "sequence-labeling-gp": Row(
+        _LABELING, "the same with GlobalPointer: spans may nest", {"head": "global-pointer"}, "entities"
+    ),
+    "ner": Row(_LABELING, "named entities, a softmax a token", {"head": "softmax"}, "entities"),
+    "ner-crf": Row(_LABELING, "named entities with a conditional random field", {"head": "crf"}, "entities"),
+    "ner-gp": Row(
+        _LABELING, "named entities with GlobalPointer: entities may nest", {"head": "global-pointer"}, "entities"
+    ),
+    "embedding": Row(
+        "flagai.tasks.embedding:EmbeddingTask", "a text → a vector, trained by the similarity of pairs", kind="pair"
+    ),
 }
 
 

@@ -1,7 +1,8 @@
-"""A resolved configuration → folder, tokenizer, task and model, each checked before the next. Knows no data and no loop."""
+"""A configuration → folder, tokenizer, task and model, each checked before the next. Knows no loop."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 from flagai.auto import id2label, load_saved, locate, most_tokens, settle
 from flagai.config import RunConfig
 from flagai.errors import ConfigError
+from flagai.models.checkpoints import weights_sha256
 from flagai.tasks.base import Task
-from flagai.tasks.table import make_task
+from flagai.tasks.table import find_row, make_task
 from flagai.train.checkpoint import Checkpoint
+from flagai.train.prepare import read_split, training_file
+
+CHARACTERS = "characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,9 @@ class Ingredients:
     task: Task
 
 
-def ingredients(config: RunConfig, *, offline: bool, model: Any = None, tokenizer: Any = None, task: Task | None = None) -> Ingredients:
+def ingredients(
+    config: RunConfig, *, offline: bool, model: Any = None, tokenizer: Any = None, task: Task | None = None
+) -> Ingredients:
     """Tokenizer and task of a run; weights are verified but not yet loaded.
 
     Raises:
@@ -45,8 +52,12 @@ def ingredients(config: RunConfig, *, offline: bool, model: Any = None, tokenize
         folder = _folder(config, offline)
         verify_weights(folder)
         hf_config = read_config(folder)
-    if tokenizer is None:
+    if tokenizer is None and config.model.tokenizer == CHARACTERS:
+        tokenizer = _from_characters(config)
+    elif tokenizer is None:
         tokenizer = build_tokenizer(_tokenizer_folder(config, folder, offline))
+    if model is None and folder is None:
+        hf_config.vocab_size = len(tokenizer)
     tokenizer_fits(tokenizer, hf_config)
     if task is None:
         task = _task(config, folder, tokenizer, most_tokens(tokenizer, hf_config))
@@ -64,7 +75,10 @@ def new_model(config: RunConfig, parts: Ingredients) -> Any:
         model = build_model(parts.folder, head, id2label=names, pad_token_id=pad, fresh_head=True, seed=seed)
     else:
         assert config.model.config is not None
-        model = build_from_config(config.model.config, head, id2label=names, pad_token_id=pad, seed=seed)
+        size = len(parts.tokenizer)
+        model = build_from_config(
+            config.model.config, head, id2label=names, pad_token_id=pad, vocab_size=size, seed=seed
+        )
     if (lora := config.model.lora) is None:
         return model
     if parts.folder is None:
@@ -74,7 +88,7 @@ def new_model(config: RunConfig, parts: Ingredients) -> Any:
 
 
 def _findable(config: RunConfig) -> str | None:
-    """The hub id that others find the base by; None keeps the folder's path."""
+    """The name or hub id that others find the base by; None for a local folder."""
     from flagai.models.zoo import find
 
     name = config.model.name or ""
@@ -84,9 +98,34 @@ def _findable(config: RunConfig) -> str | None:
     return name if entry is None or entry.huggingface is None or entry.name == "all-MiniLM-L6-v2" else entry.huggingface
 
 
+def origin(config: RunConfig, parts: Ingredients) -> tuple[str, str]:
+    """Where the weights came from, in words or as a hub id, and the sha256 of them ("" for random ones)."""
+    if parts.folder is None:
+        return "random weights" if config.model.config is not None else "a model of your own", ""
+    return _findable(config) or f"local folder {parts.folder.name}", weights_sha256(parts.folder)
+
+
 def saved_model(checkpoint: Checkpoint, *, offline: bool) -> Any:
     """The model of a checkpoint, bit for bit."""
     return load_saved(checkpoint.folder, trainable=True, offline=offline).model
+
+
+def _from_characters(config: RunConfig) -> Any:
+    """A tokenizer of the characters of the training texts, for a model that starts from random weights."""
+    from flagai.models.tokenizers import character_tokenizer
+
+    if config.model.config is None:
+        raise ConfigError(
+            "a tokenizer of characters does not fit pretrained weights",
+            where="model.tokenizer",
+            expected="model.config (random weights)",
+            fix="remove model.tokenizer",
+        )
+    path = training_file(config)
+    texts = [record.text for record in read_split(config.data, path, find_row(config.task.name).kind, "train")]
+    limit = config.model.config.get("max_position_embeddings", 512)
+    with tempfile.TemporaryDirectory() as folder:
+        return character_tokenizer(texts, folder, model_max_length=limit)
 
 
 def _folder(config: RunConfig, offline: bool) -> Path:
@@ -107,7 +146,7 @@ def _tokenizer_folder(config: RunConfig, folder: Path | None, offline: bool) -> 
         raise ConfigError(
             "random weights need a tokenizer",
             where="model.tokenizer",
-            expected="a folder with tokenizer.json or vocab.txt",
+            expected="a folder with tokenizer.json or vocab.txt, or `characters` for those of the training texts",
             fix="set model.tokenizer",
         )
     return folder

@@ -51,7 +51,9 @@ def save(
         save_model(temporary)
         inner = temporary / "train_state"
         inner.mkdir()
-        save_file({k: v.contiguous().cpu() for k, v in strategy_state["optimizer"].items()}, inner / "optimizer.safetensors")
+        save_file(
+            {k: v.contiguous().cpu() for k, v in strategy_state["optimizer"].items()}, inner / "optimizer.safetensors"
+        )
         save_file(dict(strategy_state["random"]), inner / "random.safetensors")
         write_json(inner / "state.json", {"train": state.to_json(), "scaler": strategy_state["scaler"]})
         write_json(temporary / MANIFEST, _manifest(temporary, state.step, extra))

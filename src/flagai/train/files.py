@@ -51,7 +51,9 @@ def cannot_write(error: OSError, target: Path) -> OutputError:
     return OutputError(
         "the disk is full" if full else f"it cannot be written: {error.strerror or error}",
         where=str(target),
-        expected="space for the model and, while training, three times its size" if full else "a folder you may write to",
+        expected="space for the model and, while training, three times its size"
+        if full
+        else "a folder you may write to",
         fix="free some space (or lower train.keep_last) and run the same command again: it continues"
         if full
         else "choose another output",

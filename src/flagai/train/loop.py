@@ -121,7 +121,9 @@ class Loop:
         useful = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
         return micro_batches, (useful, sum(batch["input_ids"].size for batch in micro_batches), len(indices))
 
-    def _step(self, micro_batches: list[dict[str, Any]], fill: tuple[int, int, int], peak_rates: Sequence[float]) -> None:
+    def _step(
+        self, micro_batches: list[dict[str, Any]], fill: tuple[int, int, int], peak_rates: Sequence[float]
+    ) -> None:
         began = time.perf_counter()
         loss_sum, count = self._strategy.accumulate(micro_batches, self._task.loss)
         self._check_loss(loss_sum, count)
@@ -149,7 +151,13 @@ class Loop:
         self, row: dict[str, Any], loss_sum: float, count: float, fill: tuple[int, int, int], seconds: float
     ) -> None:
         window = self.state.window
-        for key, value in {"loss": loss_sum, "count": count, "tokens": fill[0], "slots": fill[1], "seconds": seconds}.items():
+        for key, value in {
+            "loss": loss_sum,
+            "count": count,
+            "tokens": fill[0],
+            "slots": fill[1],
+            "seconds": seconds,
+        }.items():
             window[key] = window.get(key, 0.0) + value
         means = {
             "tokens_per_second": window["tokens"] / window["seconds"],

@@ -129,9 +129,13 @@ def _files(data: DataConfig) -> dict[str, str]:
     return files
 
 
-def need_train(config: RunConfig) -> None:
+def training_file(config: RunConfig) -> str:
+    """The training file; ConfigError where the run names none."""
     if config.data.train is None:
-        raise ConfigError("there is no training file", where="data.train", fix="set data.train, or run `flagai init FILE`")
+        raise ConfigError(
+            "there is no training file", where="data.train", fix="set data.train, or run `flagai init FILE`"
+        )
+    return _files(config.data)["train"]
 
 
 def _flat(windows: list[list[Example]]) -> list[Example]:

@@ -13,11 +13,11 @@ from flagai.config import RunConfig
 from flagai.data.record import Record
 from flagai.measure.intervals import Interval
 from flagai.report.card import model_card
-from flagai.report.page import render
+from flagai.report.page import save
 from flagai.report.schema import REPORT_VERSION
 from flagai.tasks.base import Task
+from flagai.text import language
 from flagai.train.environment import peak_memory
-from flagai.train.files import write_json
 from flagai.train.logs import read_log
 from flagai.train.run_folder import RunFolder
 from flagai.train.state import TrainState
@@ -48,13 +48,16 @@ class Summary:
     train_golds: Sequence[Any]
     model: Any
     task: Task | None
+    source: str
+    """where the weights came from: a hub id, or in words"""
+    weights_sha256: str
+    """of the weights the run started from, "" for random ones"""
 
 
 def write_report(folder: RunFolder, summary: Summary) -> str:
     """Write report.json and report.html; returns the text of the model card."""
     report = build(summary, read_log(folder / "log.jsonl"))
-    write_json(folder / "report.json", report)
-    (folder / "report.html").write_text(render(report), encoding="utf-8")
+    save(report, folder.root)
     return model_card(report)
 
 
@@ -62,12 +65,15 @@ def build(summary: Summary, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The report as plain JSON (`report/schema.py`)."""
     config, last = summary.config, summary.measured[-1] if summary.measured else None
     described = _describe(summary, last) if last else {}
-    model = config.model.name or (f"a new {config.model.config.get('model_type')}" if config.model.config else "a model")
+    model = config.model.name or (
+        f"a new {config.model.config.get('model_type')}" if config.model.config else "a model"
+    )
     return {
         "version": REPORT_VERSION,
         "title": f"{config.task.name}: {model}",
         "task": config.task.name,
         "model": model,
+        "language": "zh" if _mostly_chinese(last) else "en",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"flagai train {shlex.quote(config.output)}/run.yaml output={shlex.quote(config.output)}-again",
         "status": "finished",
@@ -133,8 +139,15 @@ def _model_info(summary: Summary) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "source": summary.config.model.name or "random weights",
+        "source": summary.source,
+        "weights_sha256": summary.weights_sha256,
     }
+
+
+def _mostly_chinese(measured: Measurement | None) -> bool:
+    """Whether the texts are Chinese, and so whoever reads the report."""
+    texts = [record.text for record in measured.records[:100]] if measured else []
+    return sum(language(text) == "zh" for text in texts) * 2 > len(texts)
 
 
 def _without_kind(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from flagai.auto import Loaded, load_saved, save_folder
 from flagai.config import RunConfig
 from flagai.data.batching import BatchPlan
 from flagai.data.example import Example
+from flagai.errors import ConfigError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.strategy import Strategy
@@ -27,7 +28,7 @@ from flagai.train.interrupt import Interrupted
 from flagai.train.logs import JsonLog, TensorBoardLog
 from flagai.train.loop import Hooks, Loop, choose_metric
 from flagai.train.optim import adamw
-from flagai.train.prepare import Prepared, need_train, prepare, read_sources
+from flagai.train.prepare import Prepared, prepare, read_sources, training_file
 from flagai.train.run_folder import RunFolder
 from flagai.train.state import TrainState
 from flagai.train.summary import Measurement, Summary, write_report
@@ -66,7 +67,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         offline: bool = False,
     ) -> None:
-        need_train(config)
+        training_file(config)
         self.config, self.callbacks, self.offline = config, tuple(callbacks), offline
         self._given_model = model
         self._parts = assemble.ingredients(config, offline=offline, model=model, tokenizer=tokenizer, task=task)
@@ -86,7 +87,7 @@ class Trainer:
         start = self._newest() if continues else None
         strategy = SingleProcess(device=self.config.train.device, precision=self.config.train.precision)
         torch.manual_seed(self.config.train.seed)
-        model = self._build(start)
+        model = self._packed(self._build(start))
         facts = environment(str(strategy.device), strategy.precision)
         self.folder.begin(self.config, described, facts, fresh=start is None)
         return _Run(self, data, strategy, model, start, facts).finish()
@@ -95,6 +96,15 @@ class Trainer:
         if start is not None:
             return assemble.saved_model(start, offline=self.offline)
         return self._given_model if self._given_model is not None else assemble.new_model(self.config, self._parts)
+
+    def _packed(self, model: Any) -> Any:
+        """The model with packing on, where it is wanted and can be had."""
+        wanted = self.config.train.packing
+        if wanted is not False and not packing.enable(model) and wanted is True:
+            raise ConfigError(
+                packing.why_not(model), where="train.packing", fix="leave it at auto: batches are padded, and as exact"
+            )
+        return model
 
     def _newest(self) -> checkpoint.Checkpoint | None:
         found = checkpoint.newest(self.folder / "checkpoints", self._say)
@@ -123,9 +133,8 @@ class _Run:
         facts: dict[str, Any],
     ) -> None:
         self.config, self.task, self.folder, self.say = trainer.config, trainer.task, trainer.folder, trainer._say
+        self.parts = trainer._parts
         self.tokenizer, self.data, self.facts, self.offline = trainer.tokenizer, data, facts, trainer.offline
-        if self.config.train.packing is not False:
-            packing.enable(model)
         self.strategy, self.model = strategy, strategy.place(model)
         self.optimizer = strategy.optimizer(adamw(self.config.train))
         self.plan = self._plan(data.examples["train"])
@@ -185,7 +194,11 @@ class _Run:
         return self._measure_split("eval", self.task, self.strategy.evaluate, self.loop.evaluation_progress).metrics
 
     def _measure_split(
-        self, split: str, task: Task, evaluate: predict_loop.Evaluate, progress: Callable[[int, int], None] | None = None
+        self,
+        split: str,
+        task: Task,
+        evaluate: predict_loop.Evaluate,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Measurement:
         examples, records = self.data.examples[split], self.data.sources.records[split]
         began = time.perf_counter()
@@ -219,6 +232,7 @@ class _Run:
         return [self._measure_split(split, task, self.strategy.evaluate) for split in splits]
 
     def _save_final(self, best: Loaded, measured: Sequence[Measurement]) -> None:
+        source, sha256 = assemble.origin(self.config, self.parts)
         summary = Summary(
             config=self.config,
             data={"splits": self.data.sources.describe(), "audit": self.data.audit.to_json()},
@@ -229,6 +243,8 @@ class _Run:
             train_golds=[self.task.gold(record) for record in self.data.sources.records["train"]],
             model=best.model,
             task=best.task,
+            source=source,
+            weights_sha256=sha256,
         )
         card = write_report(self.folder, summary)
         with whole_folder(self.folder / "final") as temporary:
