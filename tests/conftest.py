@@ -175,3 +175,46 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a model was moved to a device before its input was checked")
 
     monkeypatch.setattr(SingleProcess, "place", place)
+
+
+@pytest.fixture
+def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens a socket fails the test."""
+    import socket
+
+    class Closed(socket.socket):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            pytest.fail("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", Closed)
+    monkeypatch.setattr(socket, "create_connection", Closed)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: `tiny_bert` after a few steps on good and bad films. Not to be changed."""
+    import json
+
+    from flagai import Trainer, load_config
+
+    folder = tmp_path_factory.mktemp("trained")
+    chance = random.Random(1)
+    rows = [_row("label", i, chance) for i in range(24)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {
+        "model": str(tiny_bert),
+        "task": "classification",
+        "data": {"train": str(folder / "train.jsonl")},
+        "train": {"max_steps": 3, "batch_size": 8, "device": "cpu"},
+        "output": str(folder / "run"),
+    }
+    Trainer(load_config(settings)).train()
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be damaged at will."""
+    import shutil
+
+    return Path(shutil.copytree(trained_once, tmp_path / "trained"))

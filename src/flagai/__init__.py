@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flagai.train.trainer import Trainer as Trainer
 
 __version__ = "2.0.0a1"
+__path__ = [*__path__, *(f"{folder}/_compat" for folder in __path__)]  # the import paths of the original project
 
 _EXPORTS = {
     "AutoLoader": "flagai.auto",

@@ -299,7 +299,7 @@ class TrainConfig(Section):
     )
     keep_last: int = Field(default=2, gt=0, description="checkpoints to keep, the best one not counted")
     num_workers: int = Field(
-        default=0, ge=0, description="processes that prepare data; the order does not depend on it"
+        default=0, ge=0, description="threads that prepare batches ahead; the order does not depend on it"
     )
     resume: Literal["auto"] | bool | str = Field(
         default="auto",

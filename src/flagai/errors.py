@@ -79,6 +79,14 @@ class OfflineError(FlagaiError, ConnectionError):
     """Something is not on this machine and the network may not be asked, or did not answer."""
 
 
+class LaterReleaseError(FlagaiError, AttributeError):
+    """A method of the original FlagAI that this release does not have."""
+
+
+class LaterModuleError(FlagaiError, ImportError):
+    """A name or module of the original FlagAI that this release does not have."""
+
+
 class MissingExtraError(FlagaiError, ImportError):
     """An optional dependency is not installed."""
 

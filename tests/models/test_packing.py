@@ -374,6 +374,20 @@ def test_a_module_around_a_model_and_two_models() -> None:
     _compare(Pair(), _batch())
 
 
+def test_models_that_share_a_configuration() -> None:
+    one = _model("bert")
+    two = type(one)(one.config)
+    attention = one.config._attn_implementation
+    packing.enable(one)
+    packing.enable(two)
+    packing.disable(one)
+    seen = _widths(two)
+    assert two(**_batch())[0].shape == (8, 14, _HIDDEN) and seen[-1] == (8, 14)  # its attention was taken away
+    packing.disable(two)
+    assert one.config._attn_implementation == two.config._attn_implementation == attention
+    _compare(two.eval(), _batch())
+
+
 def test_threads_do_not_mix_batches() -> None:
     model = _model("bert").eval()
     packing.enable(model)

@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 DEFAULT_SEED: Final = 42
+_DROPOUTS: Final = {
+    "sequence-classification": ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"),
+    "token-classification": ("classifier_dropout", "classifier_dropout_prob"),
+}
 
 
 class Head(Protocol):
@@ -96,6 +100,7 @@ def build_model(
     fresh = not (info.folder / "task.json").is_file() if fresh_head is None else fresh_head
     state, config, converted = _source(info)
     _label(config, head.num_labels, id2label, pad_token_id)
+    _set_dropout(config, head)
     body, report = load_body(head.body, config, info.folder, state, dtype=dtype, seed=seed)
     fresh_names = report.check(body, fresh=fresh, where=str(info.folder))
     if not head.module:
@@ -210,6 +215,21 @@ def _label(config: Any, num_labels: int, id2label: Mapping[int, str] | None, pad
         text.pad_token_id = pad_token_id
 
 
+def _set_dropout(config: Any, head: Head) -> None:
+    """Families name the dropout before their heads differently; one that has no such setting must not ignore it."""
+    value = getattr(head, "dropout", None)
+    found = [name for name in _DROPOUTS.get(head.body, ()) if hasattr(config, name)]
+    if value is not None and not found:
+        raise ModelError(
+            f"the family {config.model_type!r} cannot set the dropout before its head",
+            expected="no task.dropout",
+            fix="take it out",
+            where="task.dropout",
+        )
+    for name in found if value is not None else ():
+        setattr(config, name, value)
+
+
 def build_from_config(
     config: Mapping[str, Any] | str | Path,
     head: Head,
@@ -235,6 +255,7 @@ def build_from_config(
     if vocab_size is not None:
         made.get_text_config().vocab_size = vocab_size
     _label(made, head.num_labels, id2label, pad_token_id)
+    _set_dropout(made, head)
     kind = auto_class(head.body, made, "model.config")
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)

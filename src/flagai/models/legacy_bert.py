@@ -246,6 +246,23 @@ def config_to_legacy(config: Mapping[str, Any], *, kind: Kind, inner_dim: int | 
     return out
 
 
+def export(model: Any, *, kind: Kind | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The original's state dict and config.json of a BERT model (with or without a head of ours).
+
+    Errors: `ModelError` for a model the original cannot express.
+    """
+    from flagai.models.headed import HeadedModel
+
+    headed = isinstance(model, HeadedModel)
+    stock = model.body if headed else model
+    kind = kind or _kind_of_model(stock, model.head if headed else None)
+    head = dict(model.head.state_dict()) if headed else {}
+    scale = getattr(model.head, "transition_scale", 1.0) if headed else 1.0
+    state = to_legacy(stock.state_dict(), _plain_head(head, scale), kind=kind)
+    inner_dim = getattr(model.head, "inner_dim", None) if headed else None
+    return state, config_to_legacy(stock.config.to_dict(), kind=kind, inner_dim=inner_dim)
+
+
 def save_legacy(
     model: Any, folder: str | Path, *, kind: Kind | None = None, iteration: int | None = None, tokenizer: Any = None
 ) -> Path:
@@ -257,16 +274,7 @@ def save_legacy(
     """
     import torch
 
-    from flagai.models.headed import HeadedModel
-
-    headed = isinstance(model, HeadedModel)
-    stock = model.body if headed else model
-    kind = kind or _kind_of_model(stock, model.head if headed else None)
-    head = dict(model.head.state_dict()) if headed else {}
-    scale = getattr(model.head, "transition_scale", 1.0) if headed else 1.0
-    state = to_legacy(stock.state_dict(), _plain_head(head, scale), kind=kind)
-    inner_dim = getattr(model.head, "inner_dim", None) if headed else None
-    config = config_to_legacy(stock.config.to_dict(), kind=kind, inner_dim=inner_dim)
+    state, config = export(model, kind=kind)
     target = Path(folder) if iteration is None else Path(folder) / str(iteration)
     target.mkdir(parents=True, exist_ok=True)
     content = {"iteration": iteration or 0, "module": {k: v.detach().cpu().contiguous() for k, v in state.items()}}

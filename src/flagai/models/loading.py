@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BODIES: Final = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "masked-lm": "AutoModelForMaskedLM",
     "encoder": "AutoModel",
 }
 _COUNTERS: Final = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|attn\.bias)$")

@@ -184,6 +184,8 @@ def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
 
 def _plan(base: PreTrainedModel, call: Mapping[str, Any]) -> Plan | None:
     """The plan for this call, None where it must take the padded path."""
+    if base.config._attn_implementation != NAME:  # somebody has chosen another attention since
+        return None
     mask, positions = call.get("attention_mask"), call.get("position_ids")
     tokens = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
     if not isinstance(mask, Tensor) or not isinstance(tokens, Tensor) or mask.shape != tokens.shape[:2]:

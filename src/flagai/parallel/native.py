@@ -46,7 +46,7 @@ class SingleProcess(Strategy):
         for micro_batch in micro_batches:
             batch = self._to_device(micro_batch)
             with autocast(self.device, self.precision):
-                outputs = self._model(**inputs_of(batch))
+                outputs = self._model(**inputs_of(batch, self._model))
             part, part_count = loss(outputs, batch)
             self._scaler.scale(part).backward()
             total += part.item()
@@ -78,7 +78,7 @@ class SingleProcess(Strategy):
         self._model.eval()
         moved = self._to_device(batch)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = self._model(**inputs_of(moved))
+            outputs = self._model(**inputs_of(moved, self._model))
         if loss is None:
             return outputs, None
         with torch.inference_mode():
@@ -126,6 +126,7 @@ class SingleProcess(Strategy):
         return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
 
 
-def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
-    """The part of a batch that goes to the model; the rest are targets."""
-    return {key: value for key, value in batch.items() if key in INPUT_NAMES}
+def inputs_of(batch: Batch, model: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """The part of a batch that goes to the model; the rest are targets, unless the model says `takes_whole_batch`."""
+    whole = getattr(model, "takes_whole_batch", False)
+    return {key: value for key, value in batch.items() if whole or key in INPUT_NAMES}

@@ -10,7 +10,7 @@ from flagai.data.record import Record
 from flagai.errors import DataError, ModelError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
-from flagai.predict import loop
+from flagai.predict import loop, original
 from flagai.tasks.base import Task
 from flagai.tasks.table import TASKS
 
@@ -42,9 +42,12 @@ class Predictor:
         precision: str = "fp32",
         pack: bool = True,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.task = task if task is not None else _task_of(model, tokenizer)
+        tokenizer = getattr(tokenizer, "flagai_tokenizer", tokenizer)
+        if (unwrap := getattr(model, "flagai_unwrap", None)) is not None:
+            # A class of the original (`flagai.model.bert_model`) is wrapped around what computes.
+            model, task = unwrap(tokenizer, task)
+        self.model, self.tokenizer = model, tokenizer
+        self._task = task if task is not None else _task_of(model, tokenizer)
         self._strategy = SingleProcess(device=device or str(model.device), precision=precision)
         self._strategy.place(model)
         if pack:
@@ -57,6 +60,18 @@ class Predictor:
 
         loaded = load_saved(Path(folder))
         return cls(loaded.model, loaded.tokenizer, loaded.task, device=device, precision=precision)
+
+    @property
+    def task(self) -> Task:
+        """What the model answers. Raises ModelError for a model without one."""
+        if self._task is None:
+            raise _no_task(self.model)
+        return self._task
+
+    @property
+    def has_task(self) -> bool:
+        """Masked language models and bare encoders have none: they answer by the original's methods only."""
+        return self._task is not None
 
     def predict(self, inputs: Any, *, batch_size: int | None = None, batch_tokens: int | None = None) -> Any:
         """One result for one input, a list for a list.
@@ -89,6 +104,31 @@ class Predictor:
             if progress is not None:
                 progress(min(start + _CHUNK, len(records)), len(records))
 
+    def evaluate(self, batch: Mapping[str, Any], loss: Any = None) -> Any:
+        """Outputs of the model for one padded batch, see `Strategy.evaluate`."""
+        return self._strategy.evaluate(batch, loss)
+
+    # -- the original's methods, see `predict/original.py` ------------------------------------------------------
+
+    def predict_embedding(self, text: str | Sequence[str], maxlen: int = 256) -> Any:
+        """The vector of a text: a 1-D fp32 tensor on the CPU; a list of them for a list of texts."""
+        return original.predict_embedding(self, text, maxlen)
+
+    def predict_cls_classifier(self, text: str | Sequence[str], maxlen: int = 512) -> int:
+        """The index of the most probable class of a text, or of a pair given as a list of two texts."""
+        return original.predict_cls_classifier(self, text, maxlen)
+
+    def predict_masklm(self, text: str | Sequence[str], maxlen: int = 512) -> Any:
+        """The text with the most probable token in place of each mask; a list for a list of texts."""
+        return original.predict_masklm(self, text, maxlen)
+
+    def predict_ner(self, text: str | Sequence[str], target: Sequence[str], maxlen: int = 256) -> Any:
+        """Entities as (first character, last character, label), both ends inclusive; `target` names the classes."""
+        return original.predict_ner(self, text, target, maxlen)
+
+    def __getattr__(self, name: str) -> Any:
+        raise original.later(name) or AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
 
 def as_record(item: Any, line: int = 0) -> Record:
     """An input of `predict` as a record."""
@@ -114,13 +154,17 @@ def _without_label(record: Record) -> Record:
     return Record({k: v for k, v in record.fields.items() if k != "label"}, record.file, record.line)
 
 
-def _task_of(model: Any, tokenizer: Any) -> Task:
+def _task_of(model: Any, tokenizer: Any) -> Task | None:
     from flagai.auto import task_of
 
     task = task_of(model, tokenizer)
-    if task is not None:
-        return task
-    raise ModelError(
+    if task is None and not original.answers_without_task(model):
+        raise _no_task(model)
+    return task
+
+
+def _no_task(model: Any) -> ModelError:
+    return ModelError(
         f"{type(model).__name__} carries no task",
         expected=f"a task, one of: {', '.join(sorted(TASKS))}",
         fix='load it with AutoLoader("<task>", …), or pass Predictor(model, tokenizer, task)',

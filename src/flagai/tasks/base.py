@@ -41,6 +41,8 @@ class HeadSpec:
     num_labels: int
     module: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    dropout: float | None = None
+    """in front of a head of Hugging Face's own; None as the configuration says"""
 
 
 class Task(ABC):

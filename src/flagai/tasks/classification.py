@@ -66,8 +66,8 @@ class Classification(Task):
     @property
     def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.multi_label:
-            return ("f1_micro", "f1_macro", "subset_accuracy")
-        return ("accuracy", "f1_macro", "f1_weighted")
+            return ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "subset_accuracy")
+        return ("accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro")
 
     # -- learning the label table ------------------------------------------------------------------------------
 
@@ -169,16 +169,17 @@ class Classification(Task):
     def head(self) -> HeadSpec:
         """`linear` is Hugging Face's own head unless a pooling is asked for; `cosine` compares with class vectors."""
         num_labels, pooling = len(self.labels), self.options.pooling
+        dropout = {} if self.options.dropout is None else {"dropout": self.options.dropout}
         if self.options.head == "cosine":
-            options: dict[str, Any] = {"pooling": pooling or "mean"}
+            options: dict[str, Any] = {"pooling": pooling or "mean", **dropout}
             if self.options.scale is not None:
                 options["scale"] = self.options.scale
             module = "flagai.models.heads:Cosine"
             return HeadSpec(body="encoder", num_labels=num_labels, module=module, options=options)
         if pooling is not None:
             module = "flagai.models.heads:PooledLinear"
-            return HeadSpec(body="encoder", num_labels=num_labels, module=module, options={"pooling": pooling})
-        return HeadSpec(body="sequence-classification", num_labels=num_labels)
+            return HeadSpec(body="encoder", num_labels=num_labels, module=module, options={"pooling": pooling, **dropout})
+        return HeadSpec(body="sequence-classification", num_labels=num_labels, **dropout)
 
     def start(self, model: Any, examples: Sequence[Example], run: Runner) -> None:
         """A cosine head starts at the class means of the frozen encoder: better than random, and in one pass."""

@@ -102,7 +102,8 @@ class Labeling(Task):
                 threshold=threshold,
                 flat=self._flat,
             )
-        return (CRFHead if self._head_name == "crf" else TagHead)(self._tags, constrained=self._constrained)
+        kind = CRFHead if self._head_name == "crf" else TagHead
+        return kind(self._tags, constrained=self._constrained, dropout=self.options.dropout)
 
     @property
     def token_axes(self) -> Mapping[str, tuple[int, ...]]:  # type: ignore[override]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -66,18 +67,20 @@ class TagHead(EntityHead):
     Args:
         tags: the names in the model's order.
         constrained: whether illegal sequences are excluded. A table that others trained (perhaps IOB1) is read as is.
+        dropout: in front of the tags; None as the model's configuration says.
     """
 
     flat = True
     token_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {"logits": (0,)}
 
-    def __init__(self, tags: Sequence[str], *, constrained: bool) -> None:
+    def __init__(self, tags: Sequence[str], *, constrained: bool, dropout: float | None = None) -> None:
         self.tags = list(tags)
+        self._dropout = dropout
         self._ids = {tag: i for i, tag in enumerate(self.tags)}
         self.grammar: TagGrammar | None = tag_grammar(self.tags) if constrained else None
 
     def spec(self) -> HeadSpec:
-        return HeadSpec(body="token-classification", num_labels=len(self.tags))
+        return HeadSpec(body="token-classification", num_labels=len(self.tags), dropout=self._dropout)
 
     def label_names(self) -> list[str]:
         return self.tags
@@ -126,9 +129,7 @@ class CRFHead(TagHead):
 
     def spec(self) -> HeadSpec:
         options = {"allowed": self.grammar.to_json()} if self.grammar else {}
-        return HeadSpec(
-            body="token-classification", num_labels=len(self.tags), module="flagai.models.heads:CRF", options=options
-        )
+        return replace(super().spec(), module="flagai.models.heads:CRF", options=options)
 
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]

@@ -45,7 +45,7 @@ class PairRegression(Task):
         self._scores.fit(records)
 
     def head(self) -> HeadSpec:
-        return HeadSpec(body="sequence-classification", num_labels=1)
+        return HeadSpec(body="sequence-classification", num_labels=1, dropout=self.options.dropout)
 
     def encode_many(self, records: Sequence[Record], *, start: int = 0) -> list[list[Example]]:
         texts = [need_text(record, "text") for record in records]

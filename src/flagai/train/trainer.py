@@ -216,7 +216,7 @@ class _Run:
         if not (self.folder / "best").is_dir():
             return Loaded(self.model, self.tokenizer, self.task)
         self.say(f"the best model is that of step {self.state.best_step}")
-        return load_saved(self.folder / "best", offline=self.offline)
+        return load_saved(self.folder / "best", trainable=True, offline=self.offline)
 
     def _measure(self, best: Loaded) -> list[Measurement]:
         """Tune on the evaluation data, then measure every split but the training data with the task as it is saved."""

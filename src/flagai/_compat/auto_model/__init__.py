@@ -1,0 +1,1 @@
+"""The original's `flagai.auto_model`: see `auto_loader`. It holds nothing itself."""

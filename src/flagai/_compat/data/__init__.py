@@ -1,0 +1,1 @@
+"""What the original has in `flagai.data`: `collate_utils` and `tokenizer`. It holds nothing itself."""

@@ -1,0 +1,16 @@
+"""The original's `flagai.model.glm_model`: says which release brings its classes. It holds nothing itself."""
+
+from flagai._compat._adapters.later import GENERATION, later
+
+__getattr__ = later(
+    __name__,
+    [
+        "GLMModel",
+        "GLMForSeq2Seq",
+        "GLMForSingleTokenCloze",
+        "GLMForMultiTokenCloze",
+        "GLMForMultiTokenClozeFast",
+        "GLMForSequenceClassification",
+    ],
+    GENERATION,
+)

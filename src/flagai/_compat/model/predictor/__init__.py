@@ -1,0 +1,1 @@
+"""The original's `flagai.model.predictor`: see `predictor`. It holds nothing itself."""

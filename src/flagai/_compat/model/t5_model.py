@@ -1,0 +1,5 @@
+"""The original's `flagai.model.t5_model`: says which release brings its classes. It holds nothing itself."""
+
+from flagai._compat._adapters.later import GENERATION, later
+
+__getattr__ = later(__name__, ["T5Model", "T5ForConditionalGeneration", "T5UERModel"], GENERATION)
