@@ -97,7 +97,9 @@ def main(arguments: list[str]) -> int:
     for path, text in stale:
         if "--check" not in arguments:
             path.write_text(text, encoding="utf-8")
-        sys.stdout.write(f"{path.relative_to(DOCS.parent)} {'is not current' if '--check' in arguments else 'written'}\n")
+        sys.stdout.write(
+            f"{path.relative_to(DOCS.parent)} {'is not current' if '--check' in arguments else 'written'}\n"
+        )
     return int("--check" in arguments and bool(stale))
 
 

@@ -103,7 +103,9 @@ def _row(kind: str, i: int, chance: random.Random) -> dict[str, object]:
     """Row i of a tiny data set; texts have 2 to about 30 tokens, words in pieces and Chinese among them."""
     good = i % 2 == 0
     noun = chance.choice(sorted(NOUNS))
-    filler = " ".join(chance.choice(("the", "a", "very", "not", "zoo", "is", "x9")) for _ in range(chance.randint(0, 9)))
+    filler = " ".join(
+        chance.choice(("the", "a", "very", "not", "zoo", "is", "x9")) for _ in range(chance.randint(0, 9))
+    )
     start = len(filler) + 1 if filler else 0
     text = f"{filler} {noun} {'good' if good else 'bad'}".strip()
     pair = f"{noun} {'great' if chance.random() < 0.5 else 'poor'}"

@@ -120,9 +120,7 @@ def test_multi_label(calm_bert, tiny_data, weights, pack, size):
     rows = rows_of(tiny_data("labels") / "train.jsonl")
     labels = ["good", "work"]
     options = {"name": "classification", "multi_label": True, "head": "linear", "class_weights": weights}
-    model = hugging_face(
-        calm_bert, "AutoModelForSequenceClassification", 2, problem_type="multi_label_classification"
-    )
+    model = hugging_face(calm_bert, "AutoModelForSequenceClassification", 2, problem_type="multi_label_classification")
     gold = torch.tensor([[float(label in row["label"]) for label in labels] for row in rows])
     with torch.no_grad():
         batch = build_tokenizer(calm_bert)([row["text"] for row in rows], padding=True, return_tensors="pt")
@@ -283,7 +281,12 @@ def multi(tokenizer: Any):
 
 TRAINED = {
     "single-label": ("label", {"name": "classification"}, 2, {}),
-    "multi-label": ("labels", {"name": "classification", "multi_label": True}, 2, {"problem_type": "multi_label_classification"}),
+    "multi-label": (
+        "labels",
+        {"name": "classification", "multi_label": True},
+        2,
+        {"problem_type": "multi_label_classification"},
+    ),
     "pair": ("pair", {"name": "semantic-matching"}, 2, {}),
     "regression": ("score", {"name": "semantic-matching", "regression": True, "score_range": [0, 5]}, 1, {}),
     "ner": ("entities", {"name": "ner", "labels": TAGS}, len(TAGS), {}),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagai import Predictor, Trainer, load_config
+from flagai import AutoLoader, Predictor, Trainer, load_config
 from flagai.auto import load_saved, save_folder
 from flagai.data.records import read_records
 from flagai.models import packing
@@ -38,6 +38,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ner": ("entities", {"name": "ner"}),
     "ner-crf": ("entities", {"name": "ner-crf"}),
     "ner-gp": ("entities", {"name": "ner-gp", "inner_dim": 8, "threshold": 0.3}),
+    "classification-in-windows": ("label", {"name": "classification"}),
+    "ner-in-windows": ("entities", {"name": "ner"}),
+    "ner-crf-in-windows": ("entities", {"name": "ner-crf"}),
+    "ner-gp-in-windows": ("entities", {"name": "ner-gp", "inner_dim": 8}),
     "embedding": ("score", {"name": "embedding"}),
     "embedding-cls-cosent": ("score", {"name": "embedding", "pooling": "cls", "loss": "cosent"}),
 }
@@ -52,7 +56,11 @@ def config(name: str, data: Path, model: Path, output: Path, *overrides: str):
     values = {
         "model": str(model),
         "task": CASES[name][1],
-        "data": {"train": str(data / "train.jsonl"), "eval": str(data / "dev.jsonl")},
+        "data": {
+            "train": str(data / "train.jsonl"),
+            "eval": str(data / "dev.jsonl"),
+            **({"max_length": 9, "stride": 3} if "windows" in name else {}),
+        },
         "train": {"max_steps": 4, "batch_size": 8, "learning_rate": 0.002, "device": "cpu"},
         "output": str(output),
     }
@@ -113,6 +121,45 @@ def test_train_save_load_predict_equals_eval(tiny_data, tiny_bert, tmp_path, nam
         assert json.loads(dumps(to_json(item))) == to_json(item)
 
 
+def test_windows_are_more_than_texts(tiny_data, tiny_bert):
+    """What the cases in windows prove, they prove only if there are windows."""
+    _, _, examples = ready("ner-in-windows", tiny_data("entities"), tiny_bert)
+    assert max(example.window for example in examples) > 1
+    assert max(map(len, examples)) == 9
+
+
+@EVERY_CASE
+def test_auto_loader_gives_the_same_model(tiny_data, tiny_bert, tmp_path, name):
+    kind, options = CASES[name]
+    data = tiny_data(kind)
+    result = Trainer(config(name, data, tiny_bert, tmp_path / "run", "train.max_steps=2")).train()
+    loader = AutoLoader(options["name"], result.folder)
+    inputs = [record.fields for record in read_records(data / "dev.jsonl", kind=loader.get_task().kind)]
+    right = Predictor.from_folder(result.folder, device="cpu").predict(inputs)
+    assert_same(Predictor(loader.get_model(), loader.get_tokenizer()).predict(inputs), right)
+
+
+def test_hugging_face_reads_what_was_saved(tiny_data, tiny_bert, tmp_path):
+    """`final` of a task with a stock head is a model of that library: the same scores under the same names."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+    data = tiny_data("label")
+    folder = Trainer(config("classification", data, tiny_bert, tmp_path / "a")).train().folder
+    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    texts = [record.text for record in read_records(data / "dev.jsonl", kind="text")]
+    with torch.no_grad():
+        scores = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    for row, mine in zip(scores, Predictor.from_folder(folder, device="cpu").predict(texts), strict=True):
+        assert {model.config.id2label[i]: p.item() for i, p in enumerate(row)} == pytest.approx(mine.scores, abs=1e-6)
+
+    data = tiny_data("entities")
+    folder = Trainer(config("ner", data, tiny_bert, tmp_path / "b")).train().folder
+    model, info = AutoModelForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.id2label[0] == "O" and set(model.config.label2id) > {"B-WORK", "I-WORK", "B-PLACE"}
+
+
 def _pair(folder: Path) -> tuple[Any, Any]:
     loaded = load_saved(folder)
     return loaded.model, loaded.tokenizer
@@ -161,7 +208,9 @@ WITHOUT_COSENT = [name for name in CASES if "cosent" not in name]  # that loss c
 
 @pytest.mark.parametrize("name", WITHOUT_COSENT)
 def test_training_gradients(tiny_data, calm_bert, name, monkeypatch):
-    monkeypatch.setitem(CASES, name, (CASES[name][0], CASES[name][1] | ({} if "embedding" in name else {"dropout": 0.0})))
+    monkeypatch.setitem(
+        CASES, name, (CASES[name][0], CASES[name][1] | ({} if "embedding" in name else {"dropout": 0.0}))
+    )
     task, model, examples = ready(name, tiny_data(CASES[name][0]), calm_bert)
     assert len({len(example) for example in examples}) > 3, "all lengths equal: nothing to pad"
     by_length = sorted(examples, key=len)
@@ -181,7 +230,11 @@ def test_training_gradients(tiny_data, calm_bert, name, monkeypatch):
         assert found.keys() == one_by_one[1].keys()
         for key, value in found.items():
             torch.testing.assert_close(
-                value, one_by_one[1][key], atol=2e-6 * max(1.0, largest), rtol=1e-4, msg=lambda m, w=way, k=key: f"{w} {k}: {m}"
+                value,
+                one_by_one[1][key],
+                atol=2e-6 * max(1.0, largest),
+                rtol=1e-4,
+                msg=lambda m, w=way, k=key: f"{w} {k}: {m}",
             )
 
 

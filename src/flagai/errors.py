@@ -55,6 +55,10 @@ class DataError(FlagaiError, ValueError):
     """A data file or a record that cannot be used."""
 
 
+class UnknownLabelError(DataError, LookupError):
+    """A label in a data file that is not in the task's table."""
+
+
 class MissingFileError(FlagaiError, FileNotFoundError):
     """A path that does not exist."""
 
@@ -101,8 +105,17 @@ class MissingExtraError(FlagaiError, ImportError):
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UnknownNameError:
     """The error for a name that is in no table: the nearest matches first, then the whole list."""
+    return UnknownNameError(f"unknown {kind} {name!r}", where=where, **_nearest(name, known))
+
+
+def unknown_label(label: str, known: Iterable[str], *, where: str) -> UnknownLabelError:
+    """The error for a label that a record has and the label table has not."""
+    return UnknownLabelError(f"unknown label {label!r}", where=where, **_nearest(label, known))
+
+
+def _nearest(name: str, known: Iterable[str]) -> dict[str, str]:
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
     fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "choose one of the names above"
-    return UnknownNameError(f"unknown {kind} {name!r}", expected=f"one of: {listed}", fix=fix, where=where)
+    return {"expected": f"one of: {listed}", "fix": fix}

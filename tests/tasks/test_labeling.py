@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForTokenClassification, BertModel
 from flagai.config import TaskConfig
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.errors import ConfigError, DataError, UnknownNameError
+from flagai.errors import ConfigError, DataError, UnknownLabelError
 from flagai.models import heads
 from flagai.models.headed import HeadedModel
 from flagai.tasks.labeling import Labeling
@@ -325,7 +325,7 @@ def test_report_part_has_intervals_types_and_marked_errors(tokenizer_of) -> None
 
 def test_labels_that_cannot_be_used_are_named(tokenizer_of) -> None:
     task = task_of("ner", tokenizer_of("wordpiece"), labels=("PER", "LOC"))
-    with pytest.raises(UnknownNameError, match=r"made\.jsonl:7: unknown label 'ORG'"):
+    with pytest.raises(UnknownLabelError, match=r"made\.jsonl:7: unknown label 'ORG'"):
         task.encode(record("ACME", ("ACME", "ORG"), line=7))
     with pytest.raises(DataError, match=r"made\.jsonl:7: the entity 2:9"):
         task.encode(Record({"text": "ACME", "label": [{"start": 2, "end": 9, "label": "PER"}]}, "made.jsonl", 7))

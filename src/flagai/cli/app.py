@@ -178,10 +178,9 @@ def main() -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 1)
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; that is its right. Nothing may be written at exit any more.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        # What the operating system refuses (rights, a full disk behind `>`) is no defect of the program either.
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 from flagai.cli.folders import trained
 from flagai.data.record import Record
-from flagai.errors import ConfigError, DataError
+from flagai.errors import ConfigError, DataError, OutputError
 
 _LINES = 1024  # lines of standard input answered together
 
@@ -81,14 +82,29 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 @contextlib.contextmanager
 def _target(output: Path | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears only when it is complete."""
+    from flagai.train.files import is_system_error
+
     if output is None:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except BrokenPipeError:
+            # The reader (`| head`) has gone; that is its right. What is left in the buffer goes nowhere at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".writing-{output.name}")
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             yield file
         temporary.replace(output)
+    except OSError as error:
+        if is_system_error(error):
+            raise OutputError(
+                f"it cannot be written: {error.strerror or error}",
+                where=str(output),
+                expected="a folder you may write to, with free space",
+                fix="free some space, or name another file with -o",
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)

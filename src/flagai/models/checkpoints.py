@@ -141,7 +141,8 @@ def read_json(path: Path) -> dict[str, Any]:
             f"no {path.name} in {path.parent}", fix="copy or download the whole folder", where=str(path)
         ) from error
     except ValueError as error:
-        raise CheckpointError(f"no JSON: {error}", fix="copy or download the file again", where=str(path)) from error
+        fix = "copy or download the file again"
+        raise CheckpointError(f"no JSON: {error}", expected="a JSON object", fix=fix, where=str(path)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"a JSON {type(value).__name__}", expected="an object", where=str(path))
     return value

@@ -281,7 +281,7 @@ def save_legacy(
     torch.save(content, target / "pytorch_model.bin")
     (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if tokenizer is not None:
-        _save_vocab(tokenizer, target)
+        save_vocab(tokenizer, target)
     if iteration is not None:
         Path(folder, "latest_iteration.txt").write_text(f"{iteration}\t{iteration}", "utf-8")
     return target
@@ -312,7 +312,8 @@ def _plain_head(head: Mapping[str, torch.Tensor], scale: float) -> dict[str, tor
     return out
 
 
-def _save_vocab(tokenizer: Any, folder: Path) -> None:
+def save_vocab(tokenizer: Any, folder: Path) -> None:
+    """Write vocab.txt, one token a line. Errors: `ModelError` for a vocabulary with gaps."""
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if [number for _, number in vocab] != list(range(len(vocab))):
         raise ModelError("the vocabulary has gaps", expected="one token a line, as vocab.txt is", fix="fill the gaps")

@@ -64,7 +64,12 @@ def _entry_shape(name: str, entry: Mapping[str, Any], file: Path) -> tuple[int, 
 
 
 def _cut_off(file: Path, found: str) -> CheckpointError:
-    return CheckpointError(f"{found}: it is cut off or damaged", fix="copy or download the file again", where=str(file))
+    return CheckpointError(
+        f"{found}: it is cut off or damaged",
+        expected="a whole safetensors file",
+        fix="copy or download the file again",
+        where=str(file),
+    )
 
 
 def read_safetensors(file: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from flagai.data.record import Record
 from flagai.data.records import read_records, read_split
+from flagai.errors import unknown_label
 from flagai.predict.predictor import Predictor
+from flagai.tasks.base import Task
 
 
 def evaluate_records(
@@ -16,12 +18,24 @@ def evaluate_records(
     """{"records": number, "metrics": {name: {"value", "low", "high"}}} of a file, a folder's split, or records."""
     task = predictor.task
     records = source if isinstance(source, list) else _read(Path(source), task.kind, split)
+    _check_labels(task, records)
     results = list(predictor.predict_records(records, batch_tokens=batch_tokens))
     golds = [task.gold(record) for record in records]
     rows: dict[str, dict[str, float]] = {k: {"value": v} for k, v in task.metrics(results, golds).items()}
     for name, interval in task.describe(results, golds, records)["intervals"].items():
         rows[name] |= {"low": interval.low, "high": interval.high}
     return {"records": len(records), "metrics": rows}
+
+
+def _check_labels(task: Task, records: list[Record]) -> None:
+    """As in training, a label that the model cannot give is an error and not a mistake of the model."""
+    known = task.label_names()
+    if known is None:
+        return
+    for record in records:
+        for label in task.labels_of(record):
+            if label not in known:
+                raise unknown_label(label, known, where=record.where)
 
 
 def _read(path: Path, kind: Any, split: Any) -> list[Record]:

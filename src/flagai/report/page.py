@@ -112,6 +112,7 @@ def _write(path: Path, content: str) -> None:
         part.write_text(content, encoding="utf-8", errors="backslashreplace")
         os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise OutputError(
             f"the report cannot be written: {error.strerror or error}",
             where=str(path),

@@ -10,7 +10,7 @@ import numpy as np
 
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.errors import ConfigError, DataError, unknown_name
+from flagai.errors import ConfigError, DataError, unknown_label, unknown_name
 from flagai.tasks.base import Arrays, HeadSpec, Runner, Task, need_text
 from flagai.tasks.decoders import sigmoid, softmax
 from flagai.tasks.results import Label, Labels
@@ -151,7 +151,7 @@ class Classification(Task):
             return None
         for label in (labels := self.labels_of(record)):
             if label not in self._ids:
-                raise unknown_name("label", label, self.labels, where=record.where)
+                raise unknown_label(label, self.labels, where=record.where)
         ids = [self._ids[label] for label in labels]
         return ids if self.multi_label else ids[0]
 
@@ -178,8 +178,9 @@ class Classification(Task):
             return HeadSpec(body="encoder", num_labels=num_labels, module=module, options=options)
         if pooling is not None:
             module = "flagai.models.heads:PooledLinear"
-            return HeadSpec(body="encoder", num_labels=num_labels, module=module, options={"pooling": pooling, **dropout})
-        return HeadSpec(body="sequence-classification", num_labels=num_labels, **dropout)
+            options = {"pooling": pooling, **dropout}
+            return HeadSpec(body="encoder", num_labels=num_labels, module=module, options=options)
+        return HeadSpec(body="sequence-classification", num_labels=num_labels, dropout=self.options.dropout)
 
     def start(self, model: Any, examples: Sequence[Example], run: Runner) -> None:
         """A cosine head starts at the class means of the frozen encoder: better than random, and in one pass."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.errors import DataError, unknown_name
+from flagai.errors import DataError, unknown_label
 from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
 from flagai.tasks.decoders import Span, merge_windows
 from flagai.tasks.labeling_heads import (
@@ -163,7 +163,7 @@ class Labeling(Task):
         gold = self.gold(record)
         for _, _, kind in gold:
             if kind not in self.labels:
-                raise unknown_name("label", kind, self.labels, where=record.where)
+                raise unknown_label(kind, self.labels, where=record.where)
         kept = _outermost(gold) if isinstance(self._head, TagHead) else gold
         marks = [_mark(units, kept) for units in windows]
         held = sum(

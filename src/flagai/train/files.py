@@ -10,9 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from flagai.errors import OutputError
+from flagai.errors import FlagaiError, OutputError
 
 _TEMPORARY = ".writing-"
 
@@ -58,6 +58,11 @@ def cannot_write(error: OSError, target: Path) -> OutputError:
         if full
         else "choose another output",
     )
+
+
+def is_system_error(error: BaseException) -> TypeGuard[OSError]:
+    """Whether it comes from the operating system and not from us, whose errors have a message already."""
+    return isinstance(error, OSError) and not isinstance(error, FlagaiError)
 
 
 def write_json(path: Path, value: Any) -> None:

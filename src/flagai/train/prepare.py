@@ -133,7 +133,10 @@ def training_file(config: RunConfig) -> str:
     """The training file; ConfigError where the run names none."""
     if config.data.train is None:
         raise ConfigError(
-            "there is no training file", where="data.train", fix="set data.train, or run `flagai init FILE`"
+            "there is no training file",
+            where="data.train",
+            expected="a file of examples, or a folder with a train file",
+            fix="set data.train, or run `flagai init FILE`",
         )
     return _files(config.data)["train"]
 

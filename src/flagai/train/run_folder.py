@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -60,12 +61,14 @@ class RunFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             if fresh:
                 self._clear()
+            # The status comes first: a folder with one is known as ours, whatever else could not be written.
+            self.mark("running")
             (self / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
         except OSError as error:
+            self._leave(fresh)
             raise cannot_write(error, self.root) from error
         write_json(self / "data.json", data)
         write_json(self / "env.json", environment)
-        self.mark("running")
 
     def mark(self, status: Status, **values: Any) -> None:
         write_json(self / STATUS, {"version": 1, "status": status, **values})
@@ -98,6 +101,13 @@ class RunFolder:
                 where=str(self.root),
                 fix="continue it with the settings of now by --resume, or start anew with --fresh",
             )
+
+    def _leave(self, fresh: bool) -> None:
+        """Take back a folder that could not be begun."""
+        with contextlib.suppress(OSError):
+            if fresh:
+                self._clear()
+                self.root.rmdir()
 
     def _next_name(self) -> str:
         number = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 
 from flagai.auto import Loaded, load_saved, save_folder
-from flagai.config import RunConfig
+from flagai.config import RunConfig, TrainConfig
 from flagai.data.batching import BatchPlan
 from flagai.data.example import Example
-from flagai.errors import ConfigError
+from flagai.errors import ConfigError, OutputError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.strategy import Strategy
@@ -23,7 +24,7 @@ from flagai.tasks.base import Task
 from flagai.train import assemble, checkpoint
 from flagai.train.callbacks import Callback
 from flagai.train.environment import environment
-from flagai.train.files import whole_folder
+from flagai.train.files import cannot_write, is_system_error, whole_folder
 from flagai.train.interrupt import Interrupted
 from flagai.train.logs import JsonLog, TensorBoardLog
 from flagai.train.loop import Hooks, Loop, choose_metric
@@ -83,6 +84,7 @@ class Trainer:
         """
         data = prepare(self.config, self.task, read_sources(self.config, self.task, self._say), self._say)
         described = {"splits": data.sources.describe(), "audit": data.audit.to_json()}
+        plan = batch_plan(self.config.train, data)
         continues = self.folder.decide(self.config, described)
         start = self._newest() if continues else None
         strategy = SingleProcess(device=self.config.train.device, precision=self.config.train.precision)
@@ -90,7 +92,7 @@ class Trainer:
         model = self._packed(self._build(start))
         facts = environment(str(strategy.device), strategy.precision)
         self.folder.begin(self.config, described, facts, fresh=start is None)
-        return _Run(self, data, strategy, model, start, facts).finish()
+        return _Run(self, data, plan, strategy, model, start, facts).finish()
 
     def _build(self, start: checkpoint.Checkpoint | None) -> Any:
         if start is not None:
@@ -102,7 +104,10 @@ class Trainer:
         wanted = self.config.train.packing
         if wanted is not False and not packing.enable(model) and wanted is True:
             raise ConfigError(
-                packing.why_not(model), where="train.packing", fix="leave it at auto: batches are padded, and as exact"
+                packing.why_not(model),
+                where="train.packing",
+                expected="auto or false for this model",
+                fix="leave it at auto: batches are padded, and as exact",
             )
         return model
 
@@ -120,6 +125,17 @@ class Trainer:
             callback.on_message(text)
 
 
+def batch_plan(train: TrainConfig, data: Prepared) -> BatchPlan:
+    """Which examples each step of a run sees. Raises ConfigError for an example beyond `batch_tokens`."""
+    return BatchPlan(
+        [len(example) for example in data.examples["train"]],
+        batch_size=train.batch_size,
+        batch_tokens=train.batch_tokens,
+        seed=train.seed,
+        data_hash=data.hash,
+    )
+
+
 class _Run:
     """One call of `Trainer.train` after its checks: the mutable middle between model and disk."""
 
@@ -127,6 +143,7 @@ class _Run:
         self,
         trainer: Trainer,
         data: Prepared,
+        plan: BatchPlan,
         strategy: Strategy,
         model: Any,
         start: checkpoint.Checkpoint | None,
@@ -137,7 +154,7 @@ class _Run:
         self.tokenizer, self.data, self.facts, self.offline = trainer.tokenizer, data, facts, trainer.offline
         self.strategy, self.model = strategy, strategy.place(model)
         self.optimizer = strategy.optimizer(adamw(self.config.train))
-        self.plan = self._plan(data.examples["train"])
+        self.plan = plan
         self.state = TrainState()
         if start is not None:
             state, self.state = checkpoint.load(start)
@@ -161,7 +178,10 @@ class _Run:
             self.folder.mark("interrupted", step=self.state.step)
             raise
         except BaseException as error:
-            self.folder.mark("failed", step=self.state.step, error=str(error))
+            with contextlib.suppress(OutputError):  # a full disk must not hide what went wrong
+                self.folder.mark("failed", step=self.state.step, error=str(error))
+            if is_system_error(error):
+                raise cannot_write(error, Path(error.filename or self.folder.root)) from error
             raise
         self.folder.mark("finished", step=self.state.step)
         return TrainResult(
@@ -169,16 +189,6 @@ class _Run:
             metrics={m.split: m.metrics for m in measured},
             steps=self.state.step,
             seconds=self.state.seconds,
-        )
-
-    def _plan(self, examples: Sequence[Example]) -> BatchPlan:
-        train = self.config.train
-        return BatchPlan(
-            [len(example) for example in examples],
-            batch_size=train.batch_size,
-            batch_tokens=train.batch_tokens,
-            seed=train.seed,
-            data_hash=self.data.hash,
         )
 
     def _tensorboard(self) -> tuple[Callback, ...]:

@@ -36,6 +36,7 @@ _FIXES: Final = {
     b"PAR1": "let the file name end in .parquet",
 }
 _UTF16: Final = "it may be binary, or UTF-16 without a byte order mark: then set data.encoding: utf-16-le"
+_NOTHING: Final = "check that writing or copying it was finished, or name another file"
 _TEXT_EXPECTED: Final = "text in UTF-8, or in UTF-16 with a byte order mark"
 
 
@@ -75,10 +76,12 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     require_file(path)
     data = _bytes(path)
     if not data.strip():
-        raise DataError("the file is empty", expected="at least one row", where=str(path))
+        raise DataError("the file is empty", expected="at least one row", fix=_NOTHING, where=str(path))
     text = _decode(data, path, encoding).removeprefix("\ufeff")
     if not text.strip():
-        raise DataError("the file holds nothing but whitespace", expected="at least one row", where=str(path))
+        raise DataError(
+            "the file holds nothing but whitespace", expected="at least one row", fix=_NOTHING, where=str(path)
+        )
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         fix = _UTF16 if text.count("\0") > len(text) // 8 else ""

@@ -1,0 +1,152 @@
+"""The original's AutoLoader: its task and model names to the classes of `bert.py`. Knows no trainer."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from flagai._compat._adapters import bert
+from flagai._compat._adapters.later import GENERATION, PARALLEL
+from flagai._compat._adapters.tokenizer import BertTokenizer
+from flagai.errors import ConfigError, ModelError, unknown_name
+from flagai.models.tokenizers import build_tokenizer
+
+CLASSES: Final[dict[str, type[bert.OriginalBert]]] = {
+    "lm": bert.BertModel,
+    "masklm": bert.BertForMaskLM,
+    "embedding": bert.BertForEmbedding,
+    "classification": bert.BertForClsClassifier,
+    "semantic-matching": bert.BertForClsClassifier,
+    "sequence-labeling": bert.BertForSequenceLabeling,
+    "ner": bert.BertForSequenceLabeling,
+    "sequence-labeling-crf": bert.BertForSequenceLabelingCRF,
+    "ner-crf": bert.BertForSequenceLabelingCRF,
+    "sequence-labeling-gp": bert.BertForSequenceLabelingGP,
+    "ner-gp": bert.BertForSequenceLabelingGP,
+}
+_LATER: Final = {
+    "seq2seq": GENERATION,
+    "title-generation": GENERATION,
+    "poetry": GENERATION,
+    "aquila2": GENERATION,
+    "qwen3": GENERATION,
+    "llama3": GENERATION,
+    "train": PARALLEL,
+    "txt_img_matching": "pictures",
+    "text2img": "pictures",
+}
+_IGNORED: Final = frozenset(
+    "checkpoint_activations load_pretrain_params target_size hidden_dropout use_cache fp16 torch_dtype low_cpu_mem_usage "
+    "inference_mode all_devices".split()
+)
+_READ: Final = frozenset({"class_num", "inner_dim"})
+_WHERE: Final = frozenset({"offline", "source", "revision"})
+
+
+class AutoLoader:
+    """Model and tokenizer of a task, by the original's names.
+
+    Args:
+        task_name: a task of the original, with hyphens or underscores.
+        model_name: a folder in `model_dir`, any folder, a name of `flagai models` (in any case) or a hub id.
+        model_dir: where the original kept its downloads; asked first, and no network where the folder is there.
+        only_download_config: build from config.json, with random weights.
+        device: where the model goes.
+        kwargs: `class_num`, `inner_dim`; `offline`, `source`, `revision`. Arguments of the original that mean nothing
+            here are accepted with a warning.
+
+    Raises:
+        UnknownNameError: no such task, model or argument; the message lists the nearest.
+        ModelError: a task that a later release brings.
+    """
+
+    def __init__(
+        self,
+        task_name: str = "lm",
+        model_name: str = "RoBERTa-base-ch",
+        model_dir: str = "./checkpoints/",
+        only_download_config: bool = False,
+        device: str = "cpu",
+        **kwargs: Any,
+    ) -> None:
+        self.task_name = task_name
+        kind = _class_of(task_name)
+        options = _checked(kwargs)
+        where = {key: options.pop(key) for key in _WHERE & options.keys()}
+        folder = bert.find_folder(model_dir, model_name, **where)
+        if (folder / "task.json").is_file():
+            self.model, self.tokenizer = _finished(folder, task_name, device, options)
+            return
+        if only_download_config:
+            self.model: Any = kind.init_from_json(str(folder / "config.json"), **options)
+        else:
+            self.model = kind.of_folder(folder, **options)
+        self.model.to(device).eval()
+        self.tokenizer: Any = BertTokenizer.of(build_tokenizer(folder))
+
+    def get_model(self) -> Any:
+        """The model: a class of `flagai.model.bert_model`, or today's for a folder that flagai trained."""
+        return self.model
+
+    def get_tokenizer(self) -> Any:
+        return self.tokenizer
+
+    def get_task_name(self, brief_model_name: str) -> str:
+        """The key of the original's table, for instance "bert_classification"."""
+        return f"{brief_model_name}_{self.task_name}"
+
+    def load_pretrain_params(self, model_path: str) -> None:
+        """Take the weights of a file or folder of the original or of Hugging Face; a head may be missing there."""
+        if not isinstance(self.model, bert.OriginalBert):
+            raise ModelError(
+                "the model came whole from a trained folder", where="load_pretrain_params", fix="load the other folder"
+            )
+        self.model.load_weights(model_path)
+
+    def save_pretrain_params(self, folder: str) -> Path:
+        """Write the folder that the original reads: config.json, pytorch_model.bin, vocab.txt.
+
+        Raises:
+            ModelError: a model the original cannot express.
+        """
+        from flagai._compat._adapters.checkpoints import write_folder
+
+        return write_folder(Path(folder), self.model, {}, tokenizer=self.tokenizer)
+
+
+def _class_of(task_name: str) -> type[bert.OriginalBert]:
+    key = task_name.lower()
+    for name in (key, key.replace("_", "-")):
+        if name in CLASSES:
+            return CLASSES[name]
+        if name in _LATER:
+            raise ModelError(
+                f"the task {task_name!r} is not part of this release",
+                where="AutoLoader",
+                expected=f"one of: {', '.join(CLASSES)}",
+                fix=f"wait for the release of flagai 2 that brings {_LATER[name]}",
+            )
+    raise unknown_name("task", task_name, [*CLASSES, *_LATER], where="AutoLoader")
+
+
+def _checked(kwargs: dict[str, Any]) -> dict[str, Any]:
+    ignored = sorted(_IGNORED & kwargs.keys())
+    if ignored:
+        warnings.warn(f"AutoLoader: {', '.join(ignored)} has no effect", stacklevel=3)
+    options = {key: value for key, value in kwargs.items() if key not in _IGNORED}
+    for key in options:
+        if key not in _READ | _WHERE:
+            raise unknown_name("argument", key, [*_READ, *_WHERE, *_IGNORED], where="AutoLoader")
+    return options
+
+
+def _finished(folder: Path, task_name: str, device: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    from flagai.auto import AutoLoader as Today
+
+    if options:
+        raise ConfigError(
+            f"{', '.join(sorted(options))}: a trained folder brings its own", where=str(folder), fix="leave them out"
+        )
+    loader = Today(task_name, str(folder), device=device)
+    return loader.get_model(), loader.get_tokenizer()

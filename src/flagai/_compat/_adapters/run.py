@@ -1,0 +1,187 @@
+"""One call of the original's `Trainer.train`: strategy, loop, evaluation and checkpoints. Knows no model family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flagai._compat._adapters import batches, checkpoints
+from flagai._compat._adapters.logs import Log
+from flagai._compat._adapters.measuring import measure, save_best
+from flagai.errors import CheckpointError
+from flagai.parallel.native import SingleProcess
+from flagai.train.callbacks import Callback
+from flagai.train.logs import TensorBoardLog
+from flagai.train.loop import Hooks, Loop
+from flagai.train.optim import adamw
+from flagai.train.state import TrainState
+
+if TYPE_CHECKING:
+    from flagai._compat._adapters.trainer import Trainer
+
+_DEFAULT_TENSORBOARD = "tensorboard_summary"
+
+
+class Run:
+    """The mutable middle between the old arguments and the loop; `state` says where it is."""
+
+    def __init__(
+        self, trainer: Trainer, model: Any, train_data: Any, valid_data: Any, metrics: Sequence[Any], collate_fn: Any
+    ) -> None:
+        self._args, self._model, self._metrics, self._collate_fn = trainer, model, metrics, collate_fn
+        self._train_data, self._valid_data = train_data, valid_data
+        self.state = TrainState()
+        self._strategy = SingleProcess(
+            device=str(trainer.pytorch_device), precision="fp16" if trainer.fp16 else "fp32"
+        )
+        self._found: dict[str, Any] = {}
+        self._optimizer: Any = None
+        self._scheduler: Any = None
+        self._loop: Loop | None = None
+        self._best: int | None = None
+        # The best score so far, as the original starts it: a custom rule with metrics looks for more, a loss for less.
+        self._rule = trainer.save_best
+        more = bool(metrics) and self._rule is not save_best
+        self._score = -math.inf if more else math.inf
+        self._improvements, self._written = 0, -1
+
+    def train(self, optimizer: Any, scheduler: Any) -> None:
+        """Load, train to the end, evaluate."""
+        self._load_weights()
+        self._strategy.place(batches.Forward(self._model, self._args.forward_step))
+        if not self._args.epochs:
+            self._evaluate_only()
+            return
+        config = self._args.train_config(own_schedule=scheduler is not None)
+        self._optimizer = self._strategy.optimizer(adamw(config) if optimizer is None else lambda _: optimizer)
+        self._scheduler = scheduler
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._load_rest()
+        if scheduler is not None:
+            rates = [group["lr"] for group in self._optimizer.param_groups]
+        plan = batches.plan_of(
+            self._train_data,
+            batch_size=config.batch_size // config.gradient_accumulation_steps if config.batch_size else 1,
+            accumulation=config.gradient_accumulation_steps,
+            seed=config.seed,
+        )
+        task: Any = batches.OldTask(batches.collate_of(self._train_data, self._collate_fn))
+        hooks = Hooks(evaluate=self._evaluate, save_best=self._save_best, save_checkpoint=self._save)
+        samples = batches.dataset_of(self._train_data)
+        watchers = self._callbacks(rates)
+        self._loop = Loop(config, task, self._strategy, samples, plan, hooks, self.state, watchers)
+        if self.state.step >= self._loop.total_steps:
+            for watcher in watchers:
+                watcher.on_message(
+                    f"the checkpoint is at iteration {self.state.step} of {self._loop.total_steps}: nothing is left to train"
+                )
+        self._loop.run(rates)
+
+    def _callbacks(self, rates: list[float]) -> tuple[Callback, ...]:
+        watchers: list[Callback] = [Log()]
+        if self._scheduler is not None:
+            watchers.append(_OwnSchedule(self._scheduler, self._optimizer, rates))
+        if self._args.tensorboard_dir and self._args.tensorboard_dir != _DEFAULT_TENSORBOARD:
+            watchers.append(TensorBoardLog(Path(self._args.tensorboard_dir)))
+        return tuple(watchers)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> dict[str, float]:
+        return measure(
+            self._strategy,
+            self._valid_data,
+            batch_size=self._args.batch_size,
+            collate_fn=self._collate_fn,
+            metrics=self._metrics,
+            progress=self._loop.evaluation_progress if self._loop is not None else None,
+        )
+
+    def _evaluate(self) -> dict[str, float] | None:
+        if self._valid_data is None:
+            return None
+        values = self._measure()
+        score = self._rule(self._score, dict(values))
+        if score != self._score:
+            self._score, self._improvements = score, self._improvements + 1
+        return {**values, "improvements": float(self._improvements)}
+
+    def _evaluate_only(self) -> None:
+        if self._valid_data is not None:
+            Log().on_evaluate(self.state, self._measure(), improved=False)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save_best(self) -> None:
+        self._best = self.state.step
+        self._save(self.state)
+
+    def _save(self, state: TrainState) -> str:
+        if not self._args.save_dir:
+            return ""
+        root = Path(self._args.save_dir)
+        folder = root / str(state.step)
+        if self._written != state.step:
+            checkpoints.write_folder(folder, self._model, self._extra(state), tokenizer=self._args.tokenizer)
+            self._written = state.step
+        checkpoints.write_tracker(root, state.step, state.step if self._best is None else self._best)
+        return str(folder)
+
+    def _extra(self, state: TrainState) -> dict[str, Any]:
+        extra: dict[str, Any] = {"iteration": state.step}
+        if math.isfinite(self._score):
+            extra["best_score"] = float(self._score)
+        if self._args.save_optim:
+            extra["optimizer"] = self._optimizer.state_dict()
+            schedule = {"num_iters": state.step} if self._scheduler is None else self._scheduler.state_dict()
+            extra |= {"lr_scheduler": schedule, "scaler": self._strategy.state()["scaler"]}
+        if self._args.save_rng:
+            extra |= checkpoints.random_state()
+        return extra
+
+    def _load_weights(self) -> None:
+        if not self._args.load_dir:
+            return
+        self._found = checkpoints.read(self._args.load_dir, self._args.load_type)
+        try:
+            self._model.load_state_dict(self._found["module"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights do not fit the model: {str(error).splitlines()[0]}",
+                where=str(self._args.load_dir),
+                expected=f"a checkpoint of a {type(self._model).__name__} of this size",
+            ) from error
+        self.state.step = self.state.evaluated_step = checkpoints.iteration_of(self._found)
+        self._best = checkpoints.best_of(self._args.load_dir)
+        self._score = float(self._found.get("best_score", self._score))
+
+    def _load_rest(self) -> None:
+        """Optimizer, schedule and random streams, where asked for. Raises CheckpointError where they are not there."""
+        if not self._found:
+            return
+        if self._args.load_optim:
+            if "optimizer" not in self._found:
+                raise CheckpointError(
+                    "the checkpoint holds no optimizer",
+                    where=str(self._args.load_dir),
+                    expected="one that was written with save_optim=True",
+                    fix="load_optim=False",
+                )
+            self._optimizer.load_state_dict(self._found["optimizer"])
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(self._found["lr_scheduler"])
+        if self._args.load_rng:
+            checkpoints.restore_random(self._found)
+
+
+class _OwnSchedule(Callback):
+    """Steps the user's scheduler after each optimizer step; the loop reads its rates from `rates`."""
+
+    def __init__(self, scheduler: Any, optimizer: Any, rates: list[float]) -> None:
+        self._scheduler, self._optimizer, self._rates = scheduler, optimizer, rates
+
+    def on_step(self, state: TrainState, row: Any) -> None:
+        self._scheduler.step()
+        self._rates[:] = [group["lr"] for group in self._optimizer.param_groups]

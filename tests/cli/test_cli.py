@@ -1,0 +1,319 @@
+"""Every verb as a user types it: init → data check → train → eval → predict → report, and what is shown on the way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flagai import Predictor, __version__
+from flagai.tasks.results import to_json
+from flagai.train.progress import Progress
+
+TEXTS = ["good film", "the book is bad", "very good 电影", "x9"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def answers(spoken) -> list[dict]:
+    """Standard output as JSON lines, and nothing else."""
+    assert (spoken.code, spoken.err) == (0, ""), spoken
+    return [json.loads(line) for line in spoken.out.splitlines()]
+
+
+def expected(folder: Path, inputs: list) -> list[dict]:
+    return to_json(Predictor.from_folder(folder / "final", device="cpu").predict(inputs))
+
+
+def close(left: list[dict], right: list[dict]) -> bool:
+    assert [row["label"] for row in left] == [row["label"] for row in right]
+    assert [list(row) for row in left] == [list(row) for row in right]
+    return [row["score"] for row in left] == pytest.approx([row["score"] for row in right], abs=2e-6)
+
+
+def test_the_whole_way(here, reviews, tiny_bert, cli):
+    shutil.copy(reviews / "train.jsonl", "train.jsonl")
+    shutil.copy(reviews / "dev.jsonl", "dev.jsonl")
+    spoken = cli("init", "train.jsonl", "--model", tiny_bert)
+    assert spoken.code == 0 and "next: flagai train run.yaml" in spoken.out
+    assert Path("run.yaml").is_file() and Path("run.schema.json").is_file()
+    spoken = cli("init", "train.jsonl")
+    assert spoken.code == 1 and "--force" in spoken.err
+
+    spoken = cli("data", "check", "run.yaml", "data.eval=dev.jsonl")
+    assert spoken.code == 0 and "48" in spoken.out and "16" in spoken.out
+    spoken = cli("data", "check", "run.yaml", "data.eval=dev.jsonl", "--json")
+    assert json.loads(spoken.out)["splits"]["train"]["records"] == 48
+    assert not Path("runs").exists(), "a check leaves nothing"
+
+    options = ["data.eval=dev.jsonl", "train.max_steps=6", "train.batch_size=8", "output=runs/first"]
+    spoken = cli("train", "run.yaml", *options)
+    assert spoken.code == 0, spoken
+    assert "trained 6 steps" in spoken.out and "accuracy" in spoken.out
+    assert "report: runs/first/report.html" in spoken.out
+    assert 'flagai predict runs/first/final "…"' in spoken.out
+    assert "<html" in Path("runs/first/report.html").read_text("utf-8")
+
+    shown = cli("eval", "runs/first", "dev.jsonl")
+    measured = json.loads(cli("eval", "runs/first", "dev.jsonl", "--json").out)
+    assert measured["records"] == 16
+    accuracy = measured["metrics"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert re.search(
+        rf"^accuracy +{accuracy['value']:.4f} +\[{accuracy['low']:.4f}, {accuracy['high']:.4f}\]", shown.out, re.M
+    )
+    assert f"{accuracy['value']:.4f}" in spoken.out, "eval says what train said"
+
+    assert close(answers(cli("predict", "runs/first", "good film")), expected(Path("runs/first"), ["good film"]))
+    again = cli("train", "run.yaml", *options)
+    assert again.code == 1 and "a finished run is here" in again.err and "output=runs/first-2" in again.err
+    assert cli("train", "run.yaml", *options, "--fresh").code == 0
+
+
+# -- predict ----------------------------------------------------------------------------------------------------
+
+
+def test_predict_gives_what_predictor_gives_from_every_source(trained, cli, tmp_path):
+    right = expected(trained, TEXTS)
+    assert close([answers(cli("predict", trained / "final", text))[0] for text in TEXTS], right)
+    assert close(answers(cli("predict", trained, stdin="\n".join(TEXTS))), right)
+    assert close(answers(cli("predict", trained, stdin="\n".join(json.dumps({"text": t}) for t in TEXTS))), right)
+
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    table = io.StringIO()
+    csv.writer(table).writerows([["text", "label"], *([text, "not asked for"] for text in TEXTS)])
+    (tmp_path / "in.csv").write_text(table.getvalue(), encoding="utf-8")
+    for name in ("in.jsonl", "in.txt", "in.csv"):
+        assert close(answers(cli("predict", trained, "--file", tmp_path / name)), right), name
+        assert close(answers(cli("predict", trained, "-f", tmp_path / name, "--batch-tokens", 8)), right), name
+
+    spoken = cli("predict", trained, "-f", tmp_path / "in.csv", "-o", tmp_path / "new/out.jsonl")
+    assert (spoken.code, spoken.out) == (0, "")
+    lines = (tmp_path / "new/out.jsonl").read_text("utf-8").splitlines()
+    assert close([json.loads(line) for line in lines], right)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.jsonl"]
+
+
+def test_predict_keeps_chinese_readable_and_needs_no_line_end(trained, cli):
+    assert answers(cli("predict", trained, stdin="")) == []
+    assert len(answers(cli("predict", trained, stdin="good film"))) == 1
+    assert "\\u" not in cli("predict", trained, "电影").out
+
+
+def test_predict_of_pairs(tiny_data, tiny_bert, cli, tmp_path):
+    from flagai import Trainer, load_config
+
+    data = tiny_data("pair")
+    settings = {
+        "model": str(tiny_bert),
+        "task": "semantic-matching",
+        "data": {"train": str(data / "train.jsonl")},
+        "train": {"max_steps": 2, "device": "cpu"},
+        "output": str(tmp_path / "run"),
+    }
+    Trainer(load_config(settings)).train()
+    pairs = [("good film", "great film"), ("bad meal", "poor hotel")]
+    right = expected(tmp_path / "run", pairs)
+    assert close(answers(cli("predict", tmp_path / "run", *pairs[0])), right[:1])
+    assert close(answers(cli("predict", tmp_path / "run", stdin="".join(f"{a}\t{b}\n" for a, b in pairs))), right)
+    (tmp_path / "in.tsv").write_text("text\ttext_pair\n" + "".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    assert close(answers(cli("predict", tmp_path / "run", "--file", tmp_path / "in.tsv")), right)
+    alone = cli("predict", tmp_path / "run", "good film")
+    assert alone.code == 1 and "text_pair" in alone.err
+
+
+def test_predict_and_entities(tiny_data, tiny_bert, cli, tmp_path):
+    from flagai import Trainer, load_config
+
+    data = tiny_data("entities")
+    settings = {
+        "model": str(tiny_bert),
+        "task": "ner",
+        "data": {"train": str(data / "train.jsonl"), "eval": str(data / "dev.jsonl")},
+        "train": {"max_steps": 30, "learning_rate": 3e-3, "device": "cpu"},
+        "output": str(tmp_path / "run"),
+    }
+    Trainer(load_config(settings)).train()
+    text = "the very 电影 good"
+    spoken = cli("predict", tmp_path / "run", text)
+    (entities,) = answers(spoken)
+    assert entities, "the model learned nothing: the line below would prove nothing"
+    assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in entities)
+    assert entities == expected(tmp_path / "run", [text])[0]
+    (tmp_path / "in.txt").write_text("the O\nfilm O\n\ngood O\nbook O\n", encoding="utf-8")
+    assert len(answers(cli("predict", tmp_path / "run", "--file", tmp_path / "in.txt"))) == 2
+
+
+def test_a_text_and_a_file_are_too_much(trained, cli, tmp_path):
+    spoken = cli("predict", trained, "good film", "--file", tmp_path / "x.jsonl")
+    assert spoken.code == 2 and "give one of them" in spoken.err
+
+
+def shell(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from flagai.cli import main; main()", *map(str, arguments)]
+
+
+def test_a_reader_that_goes_away_is_no_error(trained, tmp_path):
+    """As in `flagai predict … | head -1`."""
+    (tmp_path / "in.txt").write_text("good film\n" * 20000, encoding="utf-8")
+    command = shell("predict", trained, "--file", tmp_path / "in.txt")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["label"] in ("good", "bad")
+        process.stdout.close()
+        complaint = process.stderr.read()
+        code = process.wait(timeout=120)
+    assert (code, complaint) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_a_message(trained):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(shell("predict", trained, "good film"), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr and b"Traceback" not in done.stderr
+
+
+# -- train ------------------------------------------------------------------------------------------------------
+
+
+def settings_of(reviews: Path, tiny_bert: Path, output: Path) -> Path:
+    text = f"""
+model: {tiny_bert}
+task: classification
+data: {{train: train.jsonl, eval: dev.jsonl}}
+train: {{max_steps: 8, batch_size: 8, device: cpu, save_steps: 2, logging_steps: 1}}
+output: {output}
+"""
+    (reviews / "run.yaml").write_text(text, encoding="utf-8")
+    return reviews / "run.yaml"
+
+
+def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(reviews, tiny_bert, cli, tmp_path, monkeypatch):
+    path = settings_of(reviews, tiny_bert, tmp_path / "run")
+    on_step = Progress.on_step
+
+    def stop(self, state, row) -> None:
+        on_step(self, state, row)
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step", stop)
+        spoken = cli("train", path)
+    assert spoken.code == 1 and "the same command continues" in spoken.err and "Traceback" not in spoken.err
+    spoken = cli("train", path)
+    assert spoken.code == 0 and f"continuing {tmp_path / 'run'} from step 3" in spoken.err
+    steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in steps if row["kind"] == "train"] == list(range(1, 9))
+
+
+def test_other_settings_ask_for_resume_or_fresh(reviews, tiny_bert, cli, tmp_path, monkeypatch):
+    path = settings_of(reviews, tiny_bert, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert cli("train", path).code == 1
+    spoken = cli("train", path, "train.learning_rate=1e-3")
+    assert spoken.code == 1
+    assert "train.learning_rate: 5e-05 there, 0.001 now" in spoken.err
+    assert "--resume" in spoken.err and "--fresh" in spoken.err
+    assert cli("train", path, "train.learning_rate=1e-3", "--resume").code == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+LINE = re.compile(
+    r"step \d+/8  epoch \d+  loss \d+\.\d{4}  lr \d\.\d\de-\d\d  norm \d+\.\d\d  "
+    r"[\d,]+ tokens/s \(\d+% useful\)  \d+\.\d GiB  \d+:\d\d left"
+)
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "log"])
+def test_the_progress_line(reviews, tiny_bert, tmp_path, stream):
+    from flagai import Trainer, load_config
+
+    config = load_config(settings_of(reviews, tiny_bert, tmp_path / "run"), [])
+    Trainer(config, callbacks=[Progress(stream)]).train()
+    text = stream.getvalue()
+    assert LINE.search(text), text
+    assert "step 8/8" in text and "accuracy" in text and "(best so far)" in text
+    assert ("\r" in text) == stream.isatty()
+
+
+# -- small verbs and wrong usage ----------------------------------------------------------------------------------
+
+
+def test_version_and_help(cli):
+    assert cli("--version").out == f"flagai {__version__}\n"
+    spoken = cli("--help")
+    assert spoken.code == 0
+    for verb in ("quickstart", "init", "data", "train", "eval", "predict", "merge", "models", "tasks", "doctor"):
+        assert verb in spoken.out
+        assert cli(verb, "--help").code == 0
+
+
+def test_models(cli):
+    spoken = cli("models")
+    assert spoken.code == 0
+    lines = spoken.out.splitlines()
+    assert any(line.startswith("all-MiniLM-L6-v2 ") and " yes " in line for line in lines)
+    assert any("RoBERTa-base-ch" in line for line in lines)
+
+
+def test_tasks(cli):
+    from flagai.tasks.table import TASKS
+
+    lines = cli("tasks").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_doctor(cli):
+    spoken = cli("doctor")
+    assert spoken.code == 0
+    rows = {line[:16].strip(): line[17:] for line in spoken.out.splitlines()}
+    import torch
+
+    assert rows["torch"] == torch.__version__
+    assert rows["network"].startswith("off")
+    assert rows["[lora]"] == "installed" or "pip install" in rows["[lora]"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trian"],
+        ["predict"],
+        ["predict", "folder", "--no-such-option"],
+        ["eval", "folder"],
+        ["data", "chek", "x"],
+        ["tasks", "extra"],
+        ["predict", "folder", "--batch-tokens", "0"],
+        ["predict", "folder", "--batch-tokens", "many"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(cli, arguments):
+    spoken = cli(*arguments)
+    assert spoken.code == 2
+    assert spoken.err and "Traceback" not in spoken.err and not spoken.out
