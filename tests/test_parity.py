@@ -347,6 +347,42 @@ def test_three_steps_of_training(calm_bert, tiny_data, latin_entities, tmp_path,
     assert moved > 1e-4, "nothing was trained"
 
 
+@WAYS
+def test_a_text_in_windows_counts_once(calm_bert, tiny_data, pack, size):
+    """Hugging Face's own overflow windows: a text's loss and answer are the means over its windows."""
+    rows = rows_of(tiny_data("label") / "train.jsonl")
+    labels = ["bad", "good"]
+    model = hugging_face(calm_bert, "AutoModelForSequenceClassification", 2)
+    tokenizer = build_tokenizer(calm_bert)
+    texts = [row["text"] for row in rows]
+    batch = tokenizer(
+        texts,
+        truncation=True,
+        max_length=9,
+        stride=3,
+        return_overflowing_tokens=True,
+        padding=True,
+        return_tensors="pt",
+    )
+    text_of = batch.pop("overflow_to_sample_mapping")
+    gold = torch.tensor([labels.index(row["label"]) for row in rows])
+    with torch.no_grad():
+        theirs = model(**batch).logits
+    each = functional.cross_entropy(theirs, gold[text_of], reduction="none")
+    windows = [text_of == i for i in range(len(rows))]
+    assert max(mask.sum() for mask in windows) > 2
+    loss = torch.stack([each[mask].mean() for mask in windows]).mean()
+    answer = torch.stack([theirs[mask].softmax(-1).mean(0) for mask in windows]).argmax(-1)
+
+    task = make_task(TaskConfig(name="classification", head="linear"), tokenizer, max_length=9, stride=3)
+    records = [Record(row, "rows", i + 1) for i, row in enumerate(rows)]
+    task.fit(records)
+    logits, value, metrics = run(task, records, model, pack=pack, **size)
+    np.testing.assert_allclose(np.stack(logits), theirs.numpy(), atol=1e-6)
+    assert value == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["accuracy"] == pytest.approx((answer == gold).float().mean().item(), abs=1e-7)
+
+
 def test_most_tokens_is_what_the_model_reads(calm_bert):
     """The longest text that the flat side may give is the longest that ours gives."""
     model = hugging_face(calm_bert, "AutoModelForSequenceClassification", 2)

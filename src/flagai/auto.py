@@ -153,6 +153,8 @@ def _task_of_head(model: Any, tokenizer: Any) -> Task | None:
     if name is None:
         return None
     labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    if name == "sequence-labeling" and all(label.startswith("LABEL_") for label in labels):
+        return None  # tags without names cannot be read as entities
     multi_label = model.config.problem_type == "multi_label_classification"
     options = TaskConfig(name=name, labels=tuple(labels), multi_label=multi_label)
     return make_task(options, tokenizer, max_length=most_tokens(tokenizer, model.config))
@@ -240,6 +242,13 @@ def _task_options(task_name: str, class_num: int | None, kwargs: Mapping[str, An
         warnings.warn(f"AutoLoader: {', '.join(ignored)} has no effect", stacklevel=3)
     options = {key: value for key, value in kwargs.items() if key not in _IGNORED}
     if class_num is not None and "labels" not in options:
+        if find_row(task_name).kind == "entities":
+            raise ConfigError(
+                f"class_num={class_num} does not say which entities there are",
+                where="AutoLoader",
+                expected="the types of entities",
+                fix='labels=["PER", "LOC", …]',
+            )
         options["labels"] = [str(i) for i in range(class_num)]
     unknown = sorted(set(options) - set(TaskConfig.model_fields))
     if unknown:

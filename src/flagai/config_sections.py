@@ -301,10 +301,10 @@ class TrainConfig(Section):
     num_workers: int = Field(
         default=0, ge=0, description="threads that prepare batches ahead; the order does not depend on it"
     )
-    resume: Literal["auto"] | bool | str = Field(
+    resume: Literal["auto"] | bool = Field(
         default="auto",
         description="auto: continue an unfinished run of the same settings; true: also of other settings; "
-        "false: start anew; or the folder of a checkpoint",
+        "false: start anew",
     )
     packing: Literal["auto"] | bool = Field(
         default="auto", description="compute no padding; auto: where the model allows it"

@@ -225,6 +225,25 @@ def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(reviews, tiny_be
     assert [row["step"] for row in steps if row["kind"] == "train"] == list(range(1, 9))
 
 
+def test_ctrl_c_while_the_best_model_is_measured(reviews, tiny_bert, cli, tmp_path, monkeypatch):
+    """After the last step nobody waits for a safe point any more; the run continues all the same."""
+    from flagai.train.trainer import _Run
+
+    path = settings_of(reviews, tiny_bert, tmp_path / "run")
+
+    def interrupted(self, best):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_measure", interrupted)
+        spoken = cli("train", path)
+    assert spoken.code == 1 and "the same command continues" in spoken.err and "Traceback" not in spoken.err
+    assert json.loads((tmp_path / "run/status.json").read_text("utf-8"))["status"] == "interrupted"
+    assert not (tmp_path / "run/final").exists()
+    spoken = cli("train", path)
+    assert spoken.code == 0 and "from step 8" in spoken.err and (tmp_path / "run/final/task.json").is_file()
+
+
 def test_other_settings_ask_for_resume_or_fresh(reviews, tiny_bert, cli, tmp_path, monkeypatch):
     path = settings_of(reviews, tiny_bert, tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -317,3 +336,49 @@ def test_wrong_usage_is_2(cli, arguments):
     spoken = cli(*arguments)
     assert spoken.code == 2
     assert spoken.err and "Traceback" not in spoken.err and not spoken.out
+
+
+# -- files as users have them -------------------------------------------------------------------------------------
+
+
+def test_columns_and_encoding_of_the_training_file_hold_for_the_next_file(tiny_bert, cli, tmp_path):
+    """The names of columns that training was told are known to eval and predict; others are found as ever."""
+    rows = [("good", "电影 好") if i % 2 else ("bad", "书 坏") for i in range(24)]
+    decoy = [f"{kind},decoy,{body}" for kind, body in rows]
+    (tmp_path / "train.csv").write_text("\n".join(["kind,text,memo", *decoy]), encoding="gb18030")
+    (tmp_path / "run.yaml").write_text(
+        f"model: {tiny_bert}\n"
+        "task: classification\n"
+        "data: {train: train.csv, encoding: gb18030, columns: {text: memo, label: kind}, eval: train.csv}\n"
+        "train: {max_steps: 40, learning_rate: 3.0e-3, device: cpu}\n"
+        f"output: {tmp_path / 'run'}\n",
+        encoding="utf-8",
+    )
+    assert cli("train", tmp_path / "run.yaml").code == 0
+    run = tmp_path / "run"
+    measured = json.loads(cli("eval", run, tmp_path / "train.csv", "--encoding", "gb18030", "--json").out)
+    assert measured["metrics"]["accuracy"]["value"] == 1.0
+    found = answers(cli("predict", run / "final", "--file", tmp_path / "train.csv", "--encoding", "gb18030"))
+    assert [row["label"] for row in found] == [kind for kind, _ in rows]
+    refused = cli("eval", run, tmp_path / "train.csv")
+    assert refused.code == 1 and "gb18030" in refused.err
+
+    (tmp_path / "other.csv").write_text("text,label\n电影 好,good\n书 坏,bad\n", encoding="utf-8")
+    measured = json.loads(cli("eval", run, tmp_path / "other.csv", "--json").out)
+    assert (measured["records"], measured["metrics"]["accuracy"]["value"]) == (2, 1.0)
+    assert len(answers(cli("predict", run, "--file", tmp_path / "other.csv"))) == 2
+
+
+def test_truth_values_are_one_label_in_json_and_in_text(tiny_bert, cli, tmp_path):
+    with (tmp_path / "train.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": f"film {i}", "label": i % 2 == 0}) + "\n" for i in range(12))
+    (tmp_path / "dev.csv").write_text("text,label\nfilm 1,false\nfilm 2,true\n", encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(
+        f"model: {tiny_bert}\ntask: {{name: classification, labels: [true, false]}}\n"
+        "data: {train: train.jsonl, eval: dev.csv}\ntrain: {max_steps: 1, device: cpu}\n"
+        f"output: {tmp_path / 'run'}\n",
+        encoding="utf-8",
+    )
+    spoken = cli("train", tmp_path / "run.yaml")
+    assert spoken.code == 0, spoken
+    assert answers(cli("predict", tmp_path / "run", "film"))[0]["label"] in ("true", "false")

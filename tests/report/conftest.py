@@ -24,7 +24,7 @@ def _report(num_labels: int = 3) -> dict[str, Any]:
         "status": "finished",
         "data": {
             "splits": {
-                "train": {"file": "/home/me/data/train.csv", "sha256": "ab" * 32, "records": 3804},
+                "train": {"file": "/somewhere/data/train.csv", "sha256": "ab" * 32, "records": 3804},
                 "test": {"records": 1540},
             },
             "audit": _audit(),

@@ -49,10 +49,10 @@ def test_results_limits_and_data_are_told(full_report: Make) -> None:
 
 
 def test_folders_of_the_machine_stay_private(full_report: Make) -> None:
-    report: dict[str, Any] = {**full_report(), "model": "/home/me/models/mine"}
-    report["model_info"]["source"] = "/home/me/models/mine"
+    report: dict[str, Any] = {**full_report(), "model": "/somewhere/models/mine"}
+    report["model_info"]["source"] = "/somewhere/models/mine"
     card = model_card(report)
-    assert "/home/me" not in card
+    assert "/somewhere" not in card
     assert "train.csv" in card
     assert "fine-tuned from mine with" in card
     assert "base_model" not in card

@@ -29,6 +29,7 @@ Config = Annotated[Path, typer.Argument(help="A run.yaml; see `flagai init`.", m
 Folder = Annotated[Path, typer.Argument(help="A trained folder: <output>/final, or the run's own folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
+Encoding = Annotated[str | None, typer.Option(help="Of the file, for instance gb18030; default: UTF-8.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Token slots of a batch; speed and memory only.")]
 
 
@@ -103,6 +104,7 @@ def evaluate(
     folder: Folder,
     file: Annotated[Path, typer.Argument(help="Examples with labels.")],
     split: Annotated[str, typer.Option(help="Which split, if FILE is a folder.")] = "test",
+    encoding: Encoding = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_tokens: BatchTokens = None,
@@ -111,7 +113,8 @@ def evaluate(
     """Measure a trained model on a file, with 95 % intervals."""
     from flagai.cli.evaluate import evaluate as run
 
-    run(folder, file, split=split, device=device, precision=precision, batch_tokens=batch_tokens, as_json=as_json)
+    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens}
+    run(folder, file, split=split, encoding=encoding, as_json=as_json, **options)
 
 
 @app.command()
@@ -123,6 +126,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")
     ] = None,
+    encoding: Encoding = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_tokens: BatchTokens = None,
@@ -133,7 +137,8 @@ def predict(
     """
     from flagai.cli.predict import predict as run
 
-    run(folder, text, text_pair, file, output, device=device, precision=precision, batch_tokens=batch_tokens)
+    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens}
+    run(folder, text, text_pair, file, output, encoding=encoding, **options)
 
 
 @app.command()

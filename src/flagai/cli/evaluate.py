@@ -7,17 +7,27 @@ from pathlib import Path
 
 import typer
 
-from flagai.cli.folders import trained
+from flagai.cli.folders import columns_of, trained
 
 
 def evaluate(
-    folder: Path, file: Path, *, split: str, device: str, precision: str, batch_tokens: int | None, as_json: bool
+    folder: Path,
+    file: Path,
+    *,
+    split: str,
+    encoding: str | None,
+    device: str,
+    precision: str,
+    batch_tokens: int | None,
+    as_json: bool,
 ) -> None:
     from flagai.predict.evaluate import evaluate_records
     from flagai.predict.predictor import Predictor
 
     predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
-    measured = evaluate_records(predictor, file, split=split, batch_tokens=batch_tokens)
+    measured = evaluate_records(
+        predictor, file, split=split, hints=columns_of(folder), encoding=encoding, batch_tokens=batch_tokens
+    )
     if as_json:
         typer.echo(json.dumps(measured, ensure_ascii=False, indent=2))
         return

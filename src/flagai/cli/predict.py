@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from flagai.cli.folders import trained
+from flagai.cli.folders import columns_of, trained
 from flagai.data.record import Record
 from flagai.errors import ConfigError, DataError, OutputError
 
@@ -25,6 +25,7 @@ def predict(
     file: Path | None,
     output: Path | None,
     *,
+    encoding: str | None,
     device: str,
     precision: str,
     batch_tokens: int | None,
@@ -36,25 +37,28 @@ def predict(
         raise ConfigError("a text and --file are both given", fix="give one of them")
     predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
     with _target(output) as target:
-        for records in _chunks(_records(text, text_pair, file, predictor.task.kind)):
+        for records in _chunks(_records(text, text_pair, file, predictor.task.kind, encoding, columns_of(folder))):
             for result in predictor.predict_records(records, batch_tokens=batch_tokens):
                 target.write(dumps(to_json(result)) + "\n")
             target.flush()
 
 
-def _records(text: str | None, text_pair: str | None, file: Path | None, kind: Any) -> Iterable[Record]:
+def _records(
+    text: str | None, text_pair: str | None, file: Path | None, kind: Any, encoding: str | None, hints: dict[str, str]
+) -> Iterable[Record]:
     if text is not None:
         return [Record({"text": text} if text_pair is None else {"text": text, "text_pair": text_pair})]
     if file is None:
         return (_from_line(line, number) for number, line in enumerate(sys.stdin, start=1))
-    if file.suffix == ".txt" and kind != "entities":
-        from flagai.data.readers.files import read_text
+    from flagai.data.readers.conll import looks_like_conll
+    from flagai.data.readers.files import read_text
 
-        lines = read_text(file).splitlines()
+    if file.suffix == ".txt" and not (kind == "entities" and looks_like_conll(read_text(file))):
+        lines = read_text(file, encoding).splitlines()
         return [_from_line(line, number, str(file)) for number, line in enumerate(lines, start=1)]
     from flagai.data.records import read_records
 
-    return read_records(file, kind=kind)
+    return read_records(file, kind=kind, hints=hints, encoding=encoding)
 
 
 def _from_line(line: str, number: int, file: str = "standard input") -> Record:

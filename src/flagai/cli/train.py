@@ -28,7 +28,7 @@ def run_training(config: RunConfig, *, offline: bool) -> dict[str, dict[str, flo
     progress = Progress(device=str(choose_device(config.train.device)))
     try:
         result = Trainer(config, callbacks=[progress], offline=offline).train()
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         typer.echo(f"interrupted; the same command continues {config.output}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"trained {result.steps} steps in {result.seconds:.0f} s → {result.folder}")

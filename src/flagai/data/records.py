@@ -59,6 +59,7 @@ def read_records(
     path: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
     kind: Kind = "auto",
     label_required: bool = False,
     encoding: str | None = None,
@@ -72,6 +73,7 @@ def read_records(
         columns: canonical name (`text`, `text_pair`, `label`, any other) → column of the file; what is not told is
             guessed from well-known names (`guess_columns`). The other columns stay in `Record.fields` under their own
             names; one that bears a canonical name without having that role becomes `_name`.
+        hints: as `columns`, for those columns that the file has; the others are guessed.
         kind: what a record is: one text, a pair, a text with entities, or whatever the file shows.
         label_required: whether a record without a label is an error; otherwise it has no field `label`.
         encoding: of the file; None means UTF-8, or UTF-16 with a byte order mark.
@@ -84,7 +86,9 @@ def read_records(
         DataError: everything else that is wrong with the file, with file and line.
     """
     columns = {name: column for name, column in (columns or {}).items() if column is not None}
-    table = read_table(path, columns=columns, kind=kind, encoding=encoding)
+    hints = hints or {}
+    table = read_table(path, columns={**hints, **columns}, kind=kind, encoding=encoding)
+    columns = {name: column for name, column in hints.items() if column in table.header} | columns
     if table.sentences:
         return _from_sentences(table, kind, scheme, repair)
     first = table.first_rows()

@@ -1,6 +1,6 @@
 """The original's BERT and RoBERTa checkpoints to Hugging Face's names and back, tensor for tensor.
 
-It knows no task and builds no model; the only pickle flagai ever writes is made here, in the original's own format.
+It knows no task and builds no model. Only this and `_compat` write pickles, in the original's own format.
 
 The original's BERT differs from Hugging Face's in how it is written down, not in what it computes:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,25 @@ from flagai.tasks.base import Task
 
 
 def evaluate_records(
-    predictor: Predictor, source: str | Path | list[Record], *, split: str = "test", batch_tokens: int | None = None
+    predictor: Predictor,
+    source: str | Path | list[Record],
+    *,
+    split: str = "test",
+    hints: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    batch_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """{"records": number, "metrics": {name: {"value", "low", "high"}}} of a file, a folder's split, or records."""
+    """{"records": number, "metrics": {name: {"value", "low", "high"}}} of a file, a folder's split, or records.
+
+    Args:
+        hints, encoding: of the file, see `data.records.read_records`.
+
+    Raises:
+        UnknownLabelError: a record has a label that the model cannot give.
+    """
     task = predictor.task
-    records = source if isinstance(source, list) else _read(Path(source), task.kind, split)
+    options = {"kind": task.kind, "hints": hints, "encoding": encoding}
+    records = source if isinstance(source, list) else _read(Path(source), split, **options)
     _check_labels(task, records)
     results = list(predictor.predict_records(records, batch_tokens=batch_tokens))
     golds = [task.gold(record) for record in records]
@@ -38,7 +53,7 @@ def _check_labels(task: Task, records: list[Record]) -> None:
                 raise unknown_label(label, known, where=record.where)
 
 
-def _read(path: Path, kind: Any, split: Any) -> list[Record]:
+def _read(path: Path, split: Any, **options: Any) -> list[Record]:
     if path.is_dir():
-        return read_split(path, split, kind=kind, label_required=True)
-    return read_records(path, kind=kind, label_required=True)
+        return read_split(path, split, label_required=True, **options)
+    return read_records(path, label_required=True, **options)

@@ -94,9 +94,7 @@ def predict_cls_classifier(predictor: Predictor, text: str | Sequence[str], maxl
     return labels.index(result.label)
 
 
-def predict_ner(
-    predictor: Predictor, text: str | Sequence[str], target: Sequence[str], maxlen: int = 256
-) -> Any:
+def predict_ner(predictor: Predictor, text: str | Sequence[str], target: Sequence[str], maxlen: int = 256) -> Any:
     """Entities as (first character, last character, label), both ends inclusive; a list of lists for many texts.
 
     Args:
@@ -183,7 +181,7 @@ def _labeling(predictor: Predictor, target: list[str]) -> Labeling:
         raise ModelError(
             f"target names {len(target)} labels, the model has {count} classes",
             where="predict_ner",
-            expected="a name for each class in the order of training: O and the B- and I- tags, or for GlobalPointer types",
+            expected="a name for each class in the order of training: O, B- and I- tags, or types for GlobalPointer",
         )
     options = task.options.model_copy(update={"labels": tuple(target)})
     return type(task)(options, predictor.tokenizer, max_length=task.max_length, stride=task.stride)
@@ -217,7 +215,7 @@ def _run_bare(predictor: Predictor, texts: list[str], maxlen: int, name: str) ->
 
 
 class _Bare:
-    """What `loop.run` reads of a task, for a model that has none; runs the encoder alone where its states are wanted."""
+    """What `loop.run` reads of a task, for a model without one; runs the encoder alone where its states are wanted."""
 
     shared_outputs: tuple[str, ...] = ()
 

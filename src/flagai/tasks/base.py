@@ -68,6 +68,8 @@ class Task(ABC):
     """the model outputs that `decode` needs, with a batch dimension; cut to the length of each example"""
     token_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """output → its axes, batch not counted, that run over tokens and are cut to the length of the example"""
+    needs_offsets: ClassVar[bool] = False
+    """whether `decode` needs to know where tokens stand in the text"""
     shared_outputs: ClassVar[tuple[str, ...]] = ()
     """model outputs without a batch dimension (a CRF's transitions), handed to `decode` as they are"""
     metric_names: ClassVar[tuple[str, ...]]
@@ -82,7 +84,9 @@ class Task(ABC):
         self.max_length, self.stride = max_length, stride
         self.may_cut = True
         """whether a text beyond `max_length` is cut; if not, it is an error (no `stride`, and no one asked to cut)"""
-        self.text_encoder = TextEncoder(tokenizer, max_length=max_length, stride=stride)
+        # The audit needs offsets to count the tokens that windows share only once.
+        offsets = self.needs_offsets or stride is not None
+        self.text_encoder = TextEncoder(tokenizer, max_length=max_length, stride=stride, offsets=offsets)
         self.pad_id = tokenizer.pad_token_id or 0
         options.check_used(self.used_options)
 

@@ -51,6 +51,7 @@ class Classification(Task):
         self.thresholds: list[float] = []
         if options.labels:
             self._set_labels(options.labels)
+        self._refuse_idle_options()
         if self.multi_label and options.label_smoothing:
             raise ConfigError(
                 "label smoothing needs one label a text, and task.multi_label is set",
@@ -58,6 +59,22 @@ class Classification(Task):
                 expected="0 with task.multi_label: true",
                 fix="take one of the two out",
             )
+
+    def _refuse_idle_options(self) -> None:
+        """Options that mean nothing beside the others; `head: auto` is not decided yet."""
+        idle = {
+            "scale": self.options.head == "linear",
+            "threshold": not self.multi_label,
+        }
+        for key, without_effect in idle.items():
+            if without_effect and getattr(self.options, key) is not None:
+                needed = "task.head: cosine" if key == "scale" else "task.multi_label: true"
+                raise ConfigError(
+                    f"task.{key} has no effect here",
+                    where=f"task.{key}",
+                    expected=needed,
+                    fix=f"set it, or remove {key}",
+                )
 
     @property
     def best_metric(self) -> str:
@@ -137,6 +154,7 @@ class Classification(Task):
             Example(
                 input_ids=window.input_ids,
                 token_type_ids=window.token_type_ids,
+                offsets=window.offsets,
                 record=index,
                 target=target,
                 window=i,
@@ -263,7 +281,9 @@ class Classification(Task):
 
 
 def _one_label(value: Any, record: Record) -> str:
-    if isinstance(value, str | int | bool):
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON and YAML write it, and as `task.labels` reads it
+    if isinstance(value, str | int):
         return str(value)
     raise DataError(
         f"the label is {value!r}",

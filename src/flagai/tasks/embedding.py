@@ -11,6 +11,7 @@ from flagai.data.batching import pad
 from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
+from flagai.tasks.encoding import Encoded
 from flagai.tasks.results import Embedding, Similarity
 from flagai.tasks.scores import ScoreTable
 
@@ -57,21 +58,23 @@ class EmbeddingTask(Task):
 
     def encode_many(self, records: Sequence[Record], *, start: int = 0) -> list[list[Example]]:
         first = self.text_encoder([need_text(record, "text") for record in records])
-        second = self.text_encoder([record.get("text_pair") or "" for record in records])
-        examples = []
-        for i, record in enumerate(records):
-            a, b = first[i].windows[0], second[i].windows[0]
-            paired = record.get("text_pair") is not None
-            example = Example(
-                input_ids=a.input_ids,
-                token_type_ids=a.token_type_ids,
-                second_ids=b.input_ids if paired else None,
-                record=start + i,
-                target=self._scores.target(record) if paired else None,
-                tokens_lost=first[i].tokens_lost + second[i].tokens_lost,
-            )
-            examples.append([example])
-        return examples
+        paired = [record for record in records if record.get("text_pair") is not None]
+        second = iter(self.text_encoder([need_text(record, "text_pair") for record in paired]))
+        return [
+            [self._example(record, item, next(second) if record.get("text_pair") is not None else None, start + i)]
+            for i, (record, item) in enumerate(zip(records, first, strict=True))
+        ]
+
+    def _example(self, record: Record, first: Encoded, second: Encoded | None, index: int) -> Example:
+        window = first.windows[0]
+        return Example(
+            input_ids=window.input_ids,
+            token_type_ids=window.token_type_ids,
+            second_ids=second.windows[0].input_ids if second else None,
+            record=index,
+            target=self._scores.target(record) if second else None,
+            tokens_lost=first.tokens_lost + (second.tokens_lost if second else 0),
+        )
 
     def collate(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         """All first texts, then, if any example has one, all second texts (its own again where there is none)."""
@@ -110,7 +113,7 @@ class EmbeddingTask(Task):
         vectors = rows[0]["embedding"]
         if record.get("text_pair") is None:
             first = vectors[0] if vectors.ndim == 2 else vectors
-            return Embedding(tuple(float(value) for value in first))
+            return Embedding(tuple(first.tolist()))
         first, second = vectors.astype(np.float64)
         norm = float(np.linalg.norm(first) * np.linalg.norm(second))
         return Similarity(float(first @ second) / norm if norm else 0.0)

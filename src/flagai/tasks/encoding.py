@@ -17,15 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One model input of a text: ids with special tokens; `offsets[i]` is (0, 0) for those.
-
-    `sequence[i]` says which text token i belongs to: 0, 1, or None for special tokens.
-    """
+    """One model input of a text: ids with special tokens; `offsets[i]` is (0, 0) for those."""
 
     input_ids: list[int]
     token_type_ids: list[int] | None
-    offsets: list[tuple[int, int]]
-    sequence: list[int | None]
+    offsets: list[tuple[int, int]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +40,10 @@ class TextEncoder:
         max_length: most tokens of a window, special tokens counted.
         stride: tokens that neighbouring windows of a long text share; None cuts the text after the first window.
             Pairs are never windowed: the longer text is cut first.
+        offsets: whether windows tell where their tokens stand; asking costs as much as the encoding itself.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, stride: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int, stride: int | None = None, offsets: bool = True) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -55,7 +52,7 @@ class TextEncoder:
                 fix="save it once with a fast tokenizer class, or choose another model",
             )
         self._backend = backend
-        self._max_length, self._stride = max_length, stride
+        self._stride, self._offsets = stride, offsets
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._room = max_length - backend.num_special_tokens_to_add(False)
         self._pair_room = max_length - backend.num_special_tokens_to_add(True)
@@ -95,7 +92,7 @@ class TextEncoder:
 
     def _window(self, encoding: Encoding) -> Window:
         types = encoding.type_ids if self._with_types else None
-        return Window(encoding.ids, types, encoding.offsets, encoding.sequence_ids)
+        return Window(encoding.ids, types, encoding.offsets if self._offsets else None)
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class Labeling(Task):
 
     name: ClassVar[str] = "sequence-labeling"
     kind: ClassVar[str] = "entities"
+    needs_offsets: ClassVar[bool] = True
     used_options: ClassVar[frozenset[str]] = frozenset({"labels", "head", "dropout", "threshold", "inner_dim"})
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "f1_macro")
 
@@ -137,7 +138,7 @@ class Labeling(Task):
         ]
 
     def _examples(self, record: Record, encoded: Any, index: int) -> list[Example]:
-        windows = [units_of(record.text, window.offsets) for window in encoded.windows]
+        windows = [units_of(record.text, window.offsets or []) for window in encoded.windows]
         marks, cut = self._marks(record, windows)
         return [
             Example(

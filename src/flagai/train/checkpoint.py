@@ -22,14 +22,22 @@ from flagai.train.state import TrainState
 
 MANIFEST = "MANIFEST.json"
 VERSION = 1
+_LAYOUT = ("torch", "threads", "machine", "strategy", "precision")
+"""the entries of a manifest that must be equal for a bit-equal continuation"""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint: its folder and the step it was taken at."""
+    """A complete checkpoint: its folder, the step it was taken at, and its manifest."""
 
     folder: Path
     step: int
+    manifest: Mapping[str, Any]
+
+    def differences(self, now: Mapping[str, Any]) -> list[str]:
+        """What bit-equality depends on and is different now, in words."""
+        there = self.manifest
+        return [f"{key} {there[key]!r} there, {now[key]!r} now" for key in _LAYOUT if there[key] != now[key]]
 
 
 def save(
@@ -75,11 +83,11 @@ def newest(root: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     """The newest complete checkpoint under `root`; `tell` hears which newer ones were skipped and why."""
     for step, folder in sorted(_numbered(root), reverse=True):
         try:
-            verify(folder)
+            manifest = verify(folder)
         except CheckpointError as error:
             tell(f"skipped the checkpoint {folder.name}: {error.found}")
             continue
-        return Checkpoint(folder, step)
+        return Checkpoint(folder, step, manifest)
     return None
 
 
@@ -108,6 +116,11 @@ def keep_newest(root: Path, count: int) -> None:
         shutil.rmtree(folder)
 
 
+def layout() -> dict[str, Any]:
+    """What this process adds to `_LAYOUT`; the strategy and its precision are the caller's to know."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+
+
 def _numbered(root: Path) -> list[tuple[int, Path]]:
     if not root.is_dir():
         return []
@@ -121,8 +134,6 @@ def _manifest(folder: Path, step: int, extra: Mapping[str, Any]) -> dict[str, An
         "version": VERSION,
         "step": step,
         "files": {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
+        **layout(),
         **extra,
     }

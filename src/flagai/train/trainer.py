@@ -74,6 +74,11 @@ class Trainer:
         self._parts = assemble.ingredients(config, offline=offline, model=model, tokenizer=tokenizer, task=task)
         self.task, self.tokenizer = self._parts.task, self._parts.tokenizer
         choose_metric(config.train, self.task)
+        if self.task.pair_loss and config.train.gradient_accumulation_steps > 1:
+            self._say(
+                f"the loss {config.task.loss!r} compares the pairs of one part of a batch: "
+                f"{config.train.gradient_accumulation_steps} parts are not the same as one"
+            )
         self.folder = RunFolder(config.output)
 
     def train(self) -> TrainResult:
@@ -91,6 +96,8 @@ class Trainer:
         torch.manual_seed(self.config.train.seed)
         model = self._packed(self._build(start))
         facts = environment(str(strategy.device), strategy.precision)
+        if start is not None:
+            self._warn_of_other_bits(start, strategy.precision)
         self.folder.begin(self.config, described, facts, fresh=start is None)
         return _Run(self, data, plan, strategy, model, start, facts).finish()
 
@@ -119,6 +126,11 @@ class Trainer:
             else f"the unfinished run in {self.config.output} has no complete checkpoint: starting it again"
         )
         return found
+
+    def _warn_of_other_bits(self, start: checkpoint.Checkpoint, precision: str) -> None:
+        now = checkpoint.layout() | {"strategy": self.config.parallel.strategy, "precision": precision}
+        if different := start.differences(now):
+            self._say(f"the continued run will not be equal to the bit: {'; '.join(different)}")
 
     def _say(self, text: str) -> None:
         for callback in self.callbacks:
@@ -174,7 +186,7 @@ class _Run:
             best = self._best()
             measured = self._measure(best)
             self._save_final(best, measured)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             self.folder.mark("interrupted", step=self.state.step)
             raise
         except BaseException as error:
@@ -273,7 +285,11 @@ class _Run:
             save_model=lambda folder: save_folder(folder, Loaded(self.model, self.tokenizer, self.task)),
             strategy_state=self.strategy.state(),
             state=state,
-            extra={"data": self.data.hash, "strategy": "single", "precision": self.facts["precision"]},
+            extra={
+                "data": self.data.hash,
+                "strategy": self.config.parallel.strategy,
+                "precision": self.facts["precision"],
+            },
         )
         checkpoint.keep_newest(root, self.config.train.keep_last)
         return str(target)

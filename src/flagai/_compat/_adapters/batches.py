@@ -1,4 +1,4 @@
-"""Old datasets, `collate_fn` and `forward_step` in the words of the one training loop. Knows no checkpoint and no metric."""
+"""Old datasets, `collate_fn` and `forward_step` in the words of the training loop. Knows no checkpoint."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 class SampledPlan:
-    """The batches of a DataLoader's own sampler: a function of seed and epoch, as long as it draws from torch's stream."""
+    """The batches of a DataLoader's own sampler: a function of seed and epoch, if it draws from torch's stream."""
 
     def __init__(self, loader: Any, *, accumulation: int, seed: int) -> None:
         if getattr(loader, "batch_sampler", None) is None:

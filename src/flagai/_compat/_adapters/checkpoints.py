@@ -17,6 +17,7 @@ import torch
 from flagai.errors import CheckpointError
 from flagai.models import legacy_bert, pickles
 from flagai.models.checkpoints import inspect, iteration_folder
+from flagai.models.quiet import quiet_transformers
 from flagai.train.files import whole_folder
 
 TRACKER = "latest_iteration.txt"
@@ -29,7 +30,7 @@ def write_folder(target: Path, model: Any, extra: Mapping[str, Any], *, tokenize
         _save_config(model, folder / "config.json")
         torch.save({"module": weights, **extra}, folder / "pytorch_model.bin")
         if tokenizer is not None:
-            legacy_bert.save_vocab(getattr(tokenizer, "flagai_tokenizer", tokenizer), folder)
+            _save_tokenizer(getattr(tokenizer, "flagai_tokenizer", tokenizer), folder)
     return target
 
 
@@ -90,6 +91,14 @@ def restore_random(found: Mapping[str, Any]) -> None:
         torch.set_rng_state(cpu)
     if (cuda := found.get("cuda_rng_state")) is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """The tokenizer as it is, and for WordPiece the vocab.txt that the original reads."""
+    with quiet_transformers():
+        tokenizer.save_pretrained(folder)
+    if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
+        legacy_bert.save_vocab(tokenizer, folder)
 
 
 def _save_config(model: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The original's EnvArgs (an argument parser with its defaults) and EnvTrainer (its Trainer from those). No behaviour."""
+"""The original's EnvArgs (an argument parser) and EnvTrainer (its Trainer from those arguments). Knows no model."""
 
 from __future__ import annotations
 

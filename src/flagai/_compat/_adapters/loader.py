@@ -37,8 +37,18 @@ _LATER: Final = {
     "text2img": "pictures",
 }
 _IGNORED: Final = frozenset(
-    "checkpoint_activations load_pretrain_params target_size hidden_dropout use_cache fp16 torch_dtype low_cpu_mem_usage "
-    "inference_mode all_devices".split()
+    {
+        "all_devices",
+        "checkpoint_activations",
+        "fp16",
+        "hidden_dropout",
+        "inference_mode",
+        "load_pretrain_params",
+        "low_cpu_mem_usage",
+        "target_size",
+        "torch_dtype",
+        "use_cache",
+    }
 )
 _READ: Final = frozenset({"class_num", "inner_dim"})
 _WHERE: Final = frozenset({"offline", "source", "revision"})

@@ -18,7 +18,7 @@ def log_line(text: str) -> None:
 
 
 class Log(Callback):
-    """Loss, rate and speed every `log_interval` steps, metrics after each evaluation, checkpoints as they are written."""
+    """Loss, rate and speed every `log_interval` steps, metrics after each evaluation, checkpoints when written."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -31,8 +31,9 @@ class Log(Callback):
 
     def on_log(self, row: Mapping[str, Any]) -> None:
         log_line(
-            f"iteration {row['step']}/{self._total} | loss {row['loss']:.6f} | learning rate {row['learning_rate']:.3e} | "
-            f"gradient norm {row['grad_norm']:.3f} | {row['tokens_per_second']:,.0f} tokens/s"
+            f"iteration {row['step']}/{self._total} | loss {row['loss']:.6f} | "
+            f"learning rate {row['learning_rate']:.3e} | gradient norm {row['grad_norm']:.3f} | "
+            f"{row['tokens_per_second']:,.0f} tokens/s"
         )
 
     def on_evaluate(self, state: TrainState, metrics: Mapping[str, float], improved: bool) -> None:

@@ -33,9 +33,7 @@ class Run:
         self._args, self._model, self._metrics, self._collate_fn = trainer, model, metrics, collate_fn
         self._train_data, self._valid_data = train_data, valid_data
         self.state = TrainState()
-        self._strategy = SingleProcess(
-            device=str(trainer.pytorch_device), precision="fp16" if trainer.fp16 else "fp32"
-        )
+        self._strategy = SingleProcess(device=str(trainer.pytorch_device), precision="fp16" if trainer.fp16 else "fp32")
         self._found: dict[str, Any] = {}
         self._optimizer: Any = None
         self._scheduler: Any = None
@@ -75,7 +73,8 @@ class Run:
         if self.state.step >= self._loop.total_steps:
             for watcher in watchers:
                 watcher.on_message(
-                    f"the checkpoint is at iteration {self.state.step} of {self._loop.total_steps}: nothing is left to train"
+                    f"nothing is left to train: the checkpoint is at iteration {self.state.step} "
+                    f"of {self._loop.total_steps}"
                 )
         self._loop.run(rates)
 
@@ -104,7 +103,7 @@ class Run:
             return None
         values = self._measure()
         score = self._rule(self._score, dict(values))
-        if score != self._score:
+        if score != self._score and not math.isnan(score):
             self._score, self._improvements = score, self._improvements + 1
         return {**values, "improvements": float(self._improvements)}
 
@@ -162,18 +161,22 @@ class Run:
         if not self._found:
             return
         if self._args.load_optim:
-            if "optimizer" not in self._found:
-                raise CheckpointError(
-                    "the checkpoint holds no optimizer",
-                    where=str(self._args.load_dir),
-                    expected="one that was written with save_optim=True",
-                    fix="load_optim=False",
-                )
+            self._need("optimizer", "optim")
             self._optimizer.load_state_dict(self._found["optimizer"])
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(self._found["lr_scheduler"])
         if self._args.load_rng:
+            self._need("torch_rng_state", "rng")
             checkpoints.restore_random(self._found)
+
+    def _need(self, key: str, option: str) -> None:
+        if key not in self._found:
+            raise CheckpointError(
+                f"the checkpoint holds no {key}",
+                where=str(self._args.load_dir),
+                expected=f"one that was written with save_{option}=True",
+                fix=f"load_{option}=False",
+            )
 
 
 class _OwnSchedule(Callback):

@@ -37,7 +37,13 @@ class Trainer:
     """
 
     not_called: ClassVar[frozenset[str]] = frozenset(
-        {"get_dataloader", "initialize_distributed", "train_step_pytorch", "train_step_pytorchDDP", "train_step_deepspeed"}
+        {
+            "get_dataloader",
+            "initialize_distributed",
+            "train_step_pytorch",
+            "train_step_pytorchDDP",
+            "train_step_deepspeed",
+        }
     )
     """hooks of the original that nothing here would call"""
 
@@ -139,7 +145,7 @@ class Trainer:
         if model is None:
             raise ConfigError("train() got no model", where="Trainer.train", expected="a torch module")
         if self.epochs and train_dataset is None:
-            raise ConfigError("train() got no train_dataset", where="Trainer.train", expected="a Dataset or a DataLoader")
+            raise ConfigError("train() got no train_dataset", where="Trainer.train", expected="a Dataset, a DataLoader")
         self._seed()
         if self.checkpoint_activations and hasattr(model, "gradient_checkpointing_enable"):
             model.gradient_checkpointing_enable()
@@ -267,7 +273,7 @@ def _check(env_type: str, optimizer_type: str, load_type: str) -> None:
 
 
 def _arguments(data: dict[str, Any], model: Any, mems: Any) -> dict[str, Any]:
-    """The batch as the model takes it: the original's names for its classes and for a user's own, else Hugging Face's."""
+    """The batch as the model takes it: Hugging Face's names for its models, else the original's."""
     from transformers import PreTrainedModel
 
     if isinstance(model, OriginalBert) or not isinstance(model, PreTrainedModel):
