@@ -100,17 +100,19 @@ def trainer(arguments: argparse.Namespace, *, tuned: bool) -> dict[str, Any]:
             use_cpu=True,
             **by_hand,
         )
+        train: Any = _Encoded(tokenizer, labels, "train")
+        dev: Any = _Encoded(tokenizer, labels, "dev")
         run = Trainer(
             model=model,
             args=options,
-            train_dataset=_Encoded(tokenizer, labels, "train"),
+            train_dataset=train,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         began = time.perf_counter()
         done = run.train()
         seconds = time.perf_counter() - began
         examples = min(done.global_step * BATCH, arguments.epochs * len(_rows("train")))
-        logits = run.predict(_Encoded(tokenizer, labels, "dev")).predictions
+        logits: Any = run.predict(dev).predictions
     gold = [labels.index(row["label"]) for row in _rows("dev")]
     return {"speed": examples / seconds, "accuracy": float((logits.argmax(-1) == gold).mean())}
 

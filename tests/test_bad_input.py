@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,17 @@ def test_train_refuses(run: Run, cli, no_device, no_socket, case, code):
     assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) == before, "something was left behind"
     assert not (folder / "exploded").exists()
     assert not Path("runs").exists() or not list(Path("runs").glob("**/.writing-*"))
+
+
+@pytest.mark.parametrize(
+    ("package", "override"), [("tensorboard", "train.tensorboard=true"), ("peft", "model.lora.r=2")]
+)
+def test_an_extra_that_is_missing_is_named(run: Run, cli, no_device, monkeypatch, package, override):
+    monkeypatch.setitem(sys.modules, package, None)
+    run[1]["model"] = {"name": run[1]["model"]}
+    extra = "lora" if package == "peft" else package
+    check_message(cli("train", write(run), override), 1, package, f'pip install "flagai[{extra}]"')
+    assert not (run[0] / "run").exists()
 
 
 def test_the_untouched_run_is_not_refused(run: Run, cli):

@@ -227,7 +227,7 @@ def test_nan_loss_stops_before_the_weights_are_touched(reviews, tiny_bert, tmp_p
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match="step 1[\\s\\S]*learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"step 1[\s\S]*learning_rate"):
         Trainer(config(reviews, tiny_bert, tmp_path / "run"), model=model, tokenizer=load_tokenizer(tiny_bert)).train()
     assert all(
         torch.equal(

@@ -79,6 +79,9 @@ class Predictor:
         Args:
             inputs: a text, a pair `(text, text_pair)`, a mapping with the task's fields, or a list of these.
             batch_size, batch_tokens: speed and memory only; answers do not depend on them.
+
+        Raises:
+            DataError: an input without its fields, or beyond the model where the run neither cut nor windowed texts.
         """
         if isinstance(inputs, str | tuple | Mapping):
             return self.predict([inputs], batch_size=batch_size, batch_tokens=batch_tokens)[0]
@@ -97,6 +100,7 @@ class Predictor:
         for start in range(0, len(records), _CHUNK):
             chunk = [_without_label(record) for record in records[start : start + _CHUNK]]
             examples = [example for windows in self.task.encode_many(chunk) for example in windows]
+            self.task.check_fits(examples, chunk)
             outputs = loop.run(
                 self.task, self._strategy.evaluate, examples, batch_size=batch_size, batch_tokens=batch_tokens
             )

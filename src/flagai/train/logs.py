@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def need_tensorboard() -> None:
+    """Raise MissingExtraError unless TensorBoard is installed."""
+    if find_spec("tensorboard") is None:
+        raise MissingExtraError.for_package("tensorboard", "tensorboard")
+
+
 class TensorBoardLog(Callback):
     """The same curves as TensorBoard events, only when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtraError.for_package("tensorboard", "tensorboard") from None
+        need_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder))
 
     def on_log(self, row: Mapping[str, Any]) -> None:

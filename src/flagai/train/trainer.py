@@ -26,7 +26,7 @@ from flagai.train.callbacks import Callback
 from flagai.train.environment import environment
 from flagai.train.files import cannot_write, is_system_error, whole_folder
 from flagai.train.interrupt import Interrupted
-from flagai.train.logs import JsonLog, TensorBoardLog
+from flagai.train.logs import JsonLog, TensorBoardLog, need_tensorboard
 from flagai.train.loop import Hooks, Loop, choose_metric
 from flagai.train.optim import adamw
 from flagai.train.prepare import Prepared, prepare, read_sources, training_file
@@ -74,6 +74,8 @@ class Trainer:
         self._parts = assemble.ingredients(config, offline=offline, model=model, tokenizer=tokenizer, task=task)
         self.task, self.tokenizer = self._parts.task, self._parts.tokenizer
         choose_metric(config.train, self.task)
+        if config.train.tensorboard:
+            need_tensorboard()
         if self.task.pair_loss and config.train.gradient_accumulation_steps > 1:
             self._say(
                 f"the loss {config.task.loss!r} compares the pairs of one part of a batch: "
