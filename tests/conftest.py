@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 # Set before anything imports a Hugging Face library, which reads them once.
+# Tiny models gain nothing from a second thread, and lose much of it beside another busy process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 

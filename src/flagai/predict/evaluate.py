@@ -31,7 +31,12 @@ def evaluate_records(
         UnknownLabelError: a record has a label that the model cannot give.
     """
     task = predictor.task
-    options = {"kind": task.kind, "hints": hints, "encoding": encoding}
+    options = {
+        "kind": task.kind,
+        "hints": hints,
+        "encoding": encoding,
+        "label_required": task.label_required,
+    }
     records = source if isinstance(source, list) else _read(Path(source), split, **options)
     _check_labels(task, records)
     results = list(predictor.predict_records(records, batch_tokens=batch_tokens))
@@ -55,5 +60,5 @@ def _check_labels(task: Task, records: list[Record]) -> None:
 
 def _read(path: Path, split: Any, **options: Any) -> list[Record]:
     if path.is_dir():
-        return read_split(path, split, label_required=True, **options)
-    return read_records(path, label_required=True, **options)
+        return read_split(path, split, **options)
+    return read_records(path, **options)

@@ -142,6 +142,11 @@ class Task(ABC):
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
+    @property
+    def label_required(self) -> bool:
+        """Whether a record without a label is an error where the task learns or is measured."""
+        return True
+
     def label_names(self) -> list[str] | None:
         """The label table for the audit, None for tasks without one."""
         return None

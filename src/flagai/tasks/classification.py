@@ -123,6 +123,11 @@ class Classification(Task):
                 raise unknown_name("label", label, self.labels, where="task.class_weights")
         return [float(wanted.get(label, 1.0)) for label in self.labels]
 
+    @property
+    def label_required(self) -> bool:
+        """Among several labels a text may have none: an empty cell is an answer."""
+        return not self.multi_label
+
     def label_names(self) -> list[str]:
         return self.labels
 
@@ -165,7 +170,7 @@ class Classification(Task):
         ]
 
     def _target(self, record: Record) -> Any:
-        if record.get("label") is None:
+        if record.get("label") is None and not self.multi_label:
             return None
         for label in (labels := self.labels_of(record)):
             if label not in self._ids:

@@ -56,7 +56,10 @@ class Prepared:
 def read_sources(config: RunConfig, task: Task, tell: Tell) -> Sources:
     """The files of `config.data`; without `eval`, a seeded part of the training records, said aloud."""
     files = _files(config.data)
-    records = {split: read_split(config.data, path, task.kind, split) for split, path in files.items()}
+    records = {
+        split: read_split(config.data, path, task.kind, split, label_required=task.label_required)
+        for split, path in files.items()
+    }
     if "train" in records and "eval" not in records and config.data.holdout > 0:
         fraction, seed = config.data.holdout, config.train.seed
         stratify = task.label_names() is not None
@@ -70,13 +73,13 @@ def read_sources(config: RunConfig, task: Task, tell: Tell) -> Sources:
     return Sources({split: records[split] for split in ("train", "eval", "test") if split in records}, files)
 
 
-def read_split(data: DataConfig, path: str, kind: Kind, split: str) -> list[Record]:
-    """One file of records. Labels are required wherever the task learns or is measured."""
+def read_split(data: DataConfig, path: str, kind: Kind, split: str, *, label_required: bool = True) -> list[Record]:
+    """One file of records."""
     columns = {key: value for key, value in data.columns.model_dump().items() if value is not None}
     if kind == "text" and "text_pair" in columns:
         kind = "pair"
     encoding = None if data.encoding == "utf-8" else data.encoding  # None also reads a byte order mark
-    records = read_records(path, columns=columns or None, kind=kind, label_required=True, encoding=encoding)
+    records = read_records(path, columns=columns or None, kind=kind, label_required=label_required, encoding=encoding)
     if not records:
         raise DataError("the file holds no records", where=path, expected=f"examples for data.{split}")
     return records
