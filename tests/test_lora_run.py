@@ -58,7 +58,7 @@ class StopAt(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def outputs(model: Any, task: Any, records: list[Any]) -> loop.Outputs:
+def outputs(model: Any, task: Any, records: list[Any]) -> loop.Rows:
     strategy = SingleProcess(device="cpu")
     strategy.place(model)
     return loop.run(task, strategy.evaluate, [e for windows in task.encode_many(records) for e in windows])
@@ -94,7 +94,7 @@ def test_train_save_predict_merge(tiny_data, tiny_bert, tmp_path, cli, name):
     assert not is_lora(merged.model)
     apart = outputs(predictor.model, predictor.task, records)
     together = outputs(merged.model, merged.task, records)
-    for one, other in zip(apart.rows, together.rows, strict=True):
+    for one, other in zip(apart, together, strict=True):
         for key in one:
             np.testing.assert_allclose(other[key], one[key], atol=1e-6, rtol=1e-5, err_msg=key)
     again = list(Predictor.from_folder(merged_folder, device="cpu").predict_records(records))

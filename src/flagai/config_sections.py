@@ -102,7 +102,7 @@ class TaskConfig(Section):
         default=None, description="all labels, in order; null: those of the training data"
     )
     multi_label: bool = Field(default=False, description="whether a text may have several labels, or none")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None,
         description="weight of each label in the loss; balanced: inverse to its frequency; null: all equal",
     )

@@ -78,10 +78,12 @@ class BatchPlan:
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """All steps of an epoch, each an array of example indices in ascending order of length."""
-        if self._cached[0] != epoch:
-            self._cached = (epoch, self._cut(epoch))
-            self._counts[epoch] = len(self._cached[1])
-        return self._cached[1]
+        number, steps = self._cached  # one read: threads that prepare batches ahead share this plan
+        if number != epoch:
+            steps = self._cut(epoch)
+            self._cached = (epoch, steps)
+            self._counts[epoch] = len(steps)
+        return steps
 
     def num_steps(self, epoch: int) -> int:
         if self._batch_size is not None:

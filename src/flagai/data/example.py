@@ -29,6 +29,11 @@ class Example:
     target_cut: bool = False
     """whether a part of the target (an entity, an answer) is lost with them"""
 
+    @property
+    def slots(self) -> int:
+        """Token positions this example takes in a batch of its own length: those of both texts of a pair of vectors."""
+        return len(self) if self.second_ids is None else 2 * len(self)
+
     def __len__(self) -> int:
         """Tokens of the longest input: what padding and budgets count."""
         return max(len(self.input_ids), len(self.second_ids or ()))

@@ -99,6 +99,9 @@ def build_model(
         )
     fresh = not (info.folder / "task.json").is_file() if fresh_head is None else fresh_head
     state, config, converted = _source(info)
+    known = fresh is False or _same_labels(config, id2label)
+    if not known and converted is None:
+        state = _without_head(head.body, config, info, state)
     _label(config, head.num_labels, id2label, pad_token_id)
     _set_dropout(config, head)
     body, report = load_body(head.body, config, info.folder, state, dtype=dtype, seed=seed)
@@ -107,7 +110,7 @@ def build_model(
         if not fresh and (info.folder / HEAD_FILE).is_file():
             raise CheckpointError(f"the folder has a {HEAD_FILE}, and the task needs none", where=str(info.folder))
         return _finish(body, fresh_names)
-    return _with_head(body, head, info, converted, fresh=fresh, seed=seed, body_names=fresh_names)
+    return _with_head(body, head, info, converted, fresh=fresh, known=known, seed=seed, body_names=fresh_names)
 
 
 def _source(info: WeightsInfo) -> tuple[dict[str, torch.Tensor] | None, Any, legacy_bert.Converted | None]:
@@ -130,6 +133,7 @@ def _with_head(
     converted: legacy_bert.Converted | None,
     *,
     fresh: bool,
+    known: bool,
     seed: int,
     body_names: list[str],
 ) -> HeadedModel:
@@ -137,11 +141,33 @@ def _with_head(
     names = [f"body.{name}" for name in body_names]
     if converted is not None and _fill_legacy(module, converted, str(info.folder)):
         pass
-    elif fresh and not _same_head(module, info.folder):
+    elif fresh and not (known and _same_head(module, info.folder)):
         names += [f"head.{name}" for name, _ in module.named_parameters()]
     else:
         load_head(module, info.folder)
     return _finish(HeadedModel(body, module), names)
+
+
+def _same_labels(config: Any, id2label: Mapping[int, str] | None) -> bool:
+    """Whether a head stored with this configuration answers in the labels that are wanted, in their order.
+
+    Names that transformers made up (LABEL_0, …) say nothing, and so does a task without names.
+    """
+    stored = list((config.id2label or {}).values())
+    if id2label is None or all(str(name).startswith("LABEL_") for name in stored):
+        return True
+    return stored == list(id2label.values())
+
+
+def _without_head(
+    body: str, config: Any, info: WeightsInfo, state: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """The weights without a stock head: its rows belong to other labels."""
+    prefix = f"{auto_class(body, config, str(info.folder)).base_model_prefix}."
+    tensors = state if state is not None else read_state_dict(info.folder)
+    if not any(name.startswith(prefix) for name in tensors):
+        return tensors  # a bare body holds no head
+    return {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _same_head(module: nn.Module, folder: Path) -> bool:

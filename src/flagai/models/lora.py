@@ -89,17 +89,19 @@ def add_lora(
         raise ModelError("the model has adapters already", fix="merge them first (merge_lora)")
     chosen = sorted(target_modules) if target_modules else attention_layers(body)
     whole = _whole(model, body)
+    own = sorted({name.rpartition(".")[0] for name in whole})
     config = peft.LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=list(chosen),
+        exclude_modules=own or None,  # layers that are trained whole need no adapter
         base_model_name_or_path=base.name,
         revision=base.revision,
         fan_in_fan_out=_stores_transposed(body, chosen),
         # PEFT warns of keys it does not know at the top level of its file; this mapping it leaves alone.
         auto_mapping={"base_model_class": type(body).__name__, "parent_library": "transformers", _HASH: base.sha256},
-        modules_to_save=sorted({name.rpartition(".")[0] for name in whole}) or None,
+        modules_to_save=own or None,
     )
     _inject(peft, body, config, seed)
     model.lora = _Injected(config=config, base=base, whole=tuple(whole))

@@ -25,7 +25,8 @@ class SingleProcess(Strategy):
         self.device = choose_device(device)
         self.precision = resolve_precision(precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._count = 1.0
+        self.skips_overflow = self._scaler.is_enabled()
+        self._count, self._unit = 1.0, 1.0
         self._model: torch.nn.Module = torch.nn.Identity()
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -42,16 +43,18 @@ class SingleProcess(Strategy):
 
     def accumulate(self, micro_batches: Iterable[Mapping[str, Any]], loss: Loss) -> tuple[float, float]:
         self._model.train()
-        total, count = 0.0, 0.0
+        total, count, self._unit = 0.0, 0.0, 0.0
         for micro_batch in micro_batches:
             batch = self._to_device(micro_batch)
             with autocast(self.device, self.precision):
                 outputs = self._model(**inputs_of(batch, self._model))
             part, part_count = loss(outputs, batch)
-            self._scaler.scale(part).backward()
+            # A sum over the batch would overflow fp16 at the scaler's first scale: keep it near a mean.
+            self._unit = self._unit or max(part_count.item(), 1.0)
+            self._scaler.scale(part / self._unit if self._scaler.is_enabled() else part).backward()
             total += part.item()
             count += part_count.item()
-        self._count = count
+        self._count = count / self._unit if self._scaler.is_enabled() and self._unit else count
         return total, count
 
     def clip(self, max_norm: float | None) -> float:
@@ -59,8 +62,9 @@ class SingleProcess(Strategy):
             self._scaler.unscale_(self._trained())
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
         # Division by the count and clipping are one multiplication over the gradients.
-        norm = torch.nn.utils.get_total_norm(gradients).item() / self._count
-        factor = 1 / self._count
+        count = self._count or 1.0  # nothing to learn in the whole batch: the gradients are zero
+        norm = torch.nn.utils.get_total_norm(gradients).item() / count
+        factor = 1 / count
         if max_norm is not None and norm > max_norm:
             factor *= max_norm / (norm + 1e-6)
         torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]

@@ -18,6 +18,9 @@ class Strategy(ABC):
     `place` → `optimizer` → (`accumulate` → `clip` → `step`)* with `evaluate` in between.
     """
 
+    skips_overflow: bool = False
+    """whether `step` leaves the weights alone when gradients overflowed (fp16 with a scaler)"""
+
     @abstractmethod
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model on its devices; the caller goes on with what is returned."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flagai.data.batching import Fill, cut_by_tokens
+from flagai.data.batching import cut_by_tokens
 from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.tasks.base import Task
@@ -22,13 +22,65 @@ Evaluate = Callable[[Mapping[str, Any], Any], tuple[Mapping[str, Any], tuple[flo
 Rows = list[dict[str, np.ndarray]]
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Model outputs in the order of the examples, the mean loss where asked for, and how full the batches were."""
+@dataclass(kw_only=True)
+class Tally:
+    """The loss that a pass over examples adds up, where it is asked for."""
 
-    rows: Rows
+    loss_sum: float = 0.0
+    count: float = 0.0
+
+    @property
+    def loss(self) -> float | None:
+        return self.loss_sum / self.count if self.count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One result a record, in order, and the mean loss where asked for."""
+
+    results: list[Any]
     loss: float | None
-    fill: Fill
+
+
+def answer(
+    task: Task,
+    evaluate: Evaluate,
+    examples: Sequence[Example],
+    records: Sequence[Record],
+    *,
+    with_loss: bool = False,
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Run the model over the windows of records and decode each record as soon as its last window is there.
+
+    Only the outputs of unfinished records are kept: a GlobalPointer grid has types × length² numbers.
+
+    Args:
+        examples: the windows of all records; `Example.record` is an index into `records`.
+        with_loss: also the mean loss; every example needs a target.
+        batch_tokens, batch_size: the size of batches; answers do not depend on it.
+        progress: called with (examples done, examples in all) after each batch.
+    """
+    windows: list[list[int]] = [[] for _ in records]
+    for i, example in enumerate(examples):
+        windows[example.record].append(i)
+    waiting: dict[int, dict[str, np.ndarray]] = {}
+    results: list[Any] = [None] * len(records)
+    tally, done = Tally(), 0
+    loss = task.loss if with_loss else None
+    for indices, rows in _passes(task, evaluate, examples, task.outputs, loss, tally, batch_tokens, batch_size):
+        waiting.update(zip(indices, rows, strict=True))
+        for number in dict.fromkeys(examples[i].record for i in indices):
+            whole = windows[number]
+            if all(i in waiting for i in whole):
+                parts = [waiting.pop(i) for i in whole]
+                results[number] = task.decode(parts, [examples[i] for i in whole], records[number])
+        done += len(indices)
+        if progress is not None:
+            progress(done, len(examples))
+    return Answers(results, tally.loss)
 
 
 def run(
@@ -37,52 +89,45 @@ def run(
     examples: Sequence[Example],
     *,
     names: Sequence[str] | None = None,
-    with_loss: bool = False,
     batch_tokens: int | None = None,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Outputs:
-    """Run the model over examples, sorted by length, one dict of arrays an example in the given order.
+) -> Rows:
+    """The model's outputs themselves, one dict of arrays an example in the given order.
 
     Args:
         names: outputs to collect; default those that `task.decode` needs.
-        with_loss: also the mean loss; every example needs a target.
-        batch_tokens, batch_size: the size of batches; answers do not depend on it.
-        progress: called with (examples done, examples in all) after each batch.
     """
-    names = task.outputs if names is None else names
-    rows: list[dict[str, np.ndarray] | None] = [None] * len(examples)
-    loss_sum, count, slots, useful, done = 0.0, 0.0, 0, 0, 0
+    rows: Rows = [{} for _ in examples]
+    wanted = task.outputs if names is None else names
+    for indices, part in _passes(task, evaluate, examples, wanted, None, Tally(), batch_tokens, batch_size):
+        for i, row in zip(indices, part, strict=True):
+            rows[i] = row
+    return rows
+
+
+def _passes(
+    task: Task,
+    evaluate: Evaluate,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    loss: Any,
+    tally: Tally,
+    batch_tokens: int | None,
+    batch_size: int | None,
+) -> Iterator[tuple[list[int], Rows]]:
+    """Batch after batch: indices of the examples, and their outputs."""
     for indices in _batches(examples, batch_tokens or BATCH_TOKENS, batch_size):
         part = [examples[i] for i in indices]
         batch = task.collate(part)
-        outputs, loss = evaluate(batch, task.loss if with_loss else None)
-        for i, row in zip(indices, _rows(task, outputs, part, names), strict=True):
-            rows[i] = row
-        if loss is not None:
-            loss_sum, count = loss_sum + loss[0], count + loss[1]
-        slots += batch["input_ids"].size
-        useful += int(batch["attention_mask"].sum())
-        done += len(part)
-        if progress is not None:
-            progress(done, len(examples))
-    return Outputs([row for row in rows if row is not None], loss_sum / count if count else None, Fill(useful, slots))
-
-
-def decode(task: Task, rows: Rows, examples: Sequence[Example], records: Sequence[Record]) -> list[Any]:
-    """One result a record from the rows of its windows."""
-    windows: list[list[int]] = [[] for _ in records]
-    for i, example in enumerate(examples):
-        windows[example.record].append(i)
-    return [
-        task.decode([rows[i] for i in indices], [examples[i] for i in indices], record)
-        for indices, record in zip(windows, records, strict=True)
-    ]
+        outputs, measured = evaluate(batch, loss)
+        if measured is not None:
+            tally.loss_sum, tally.count = tally.loss_sum + measured[0], tally.count + measured[1]
+        yield [int(i) for i in indices], _rows(task, outputs, part, names)
 
 
 def _batches(examples: Sequence[Example], batch_tokens: int, batch_size: int | None) -> Iterator[np.ndarray]:
     """Longest last: batches of examples of similar length."""
-    lengths = np.array([len(example) for example in examples], dtype=np.int64)
+    lengths = np.array([example.slots for example in examples], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
     if batch_size is not None:
         yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))

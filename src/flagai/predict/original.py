@@ -141,8 +141,7 @@ def _answers(predictor: Predictor, task: Task, fields: Sequence[dict[str, Any]],
     records = [Record(one, line=i + 1) for i, one in enumerate(fields)]
     task = _shortened(task, predictor.tokenizer, maxlen)
     examples = [example for windows in task.encode_many(records) for example in windows]
-    outputs = loop.run(task, predictor.evaluate, examples)
-    return loop.decode(task, outputs.rows, examples, records)
+    return loop.answer(task, predictor.evaluate, examples, records).results
 
 
 def _shortened(task: Task, tokenizer: Any, maxlen: int) -> Task:
@@ -210,7 +209,7 @@ def _run_bare(predictor: Predictor, texts: list[str], maxlen: int, name: str) ->
     windows = [one.windows[0] for one in encoded]
     examples = [Example(w.input_ids, i, token_type_ids=w.token_type_ids) for i, w in enumerate(windows)]
     inner = _Bare(predictor, name)
-    rows = loop.run(inner, inner.evaluate, examples, names=(name,)).rows  # type: ignore[arg-type]
+    rows = loop.run(inner, inner.evaluate, examples, names=(name,))  # type: ignore[arg-type]
     return [(example, row[name]) for example, row in zip(examples, rows, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class Predictor:
         """
         if isinstance(inputs, str | tuple | Mapping):
             return self.predict([inputs], batch_size=batch_size, batch_tokens=batch_tokens)[0]
+        if not isinstance(inputs, Iterable):
+            as_record(inputs)  # raises: neither an input nor a list of them
         records = [as_record(item, i + 1) for i, item in enumerate(inputs)]
         return list(self.predict_records(records, batch_size=batch_size, batch_tokens=batch_tokens))
 
@@ -100,11 +102,11 @@ class Predictor:
         for start in range(0, len(records), _CHUNK):
             chunk = [_without_label(record) for record in records[start : start + _CHUNK]]
             examples = [example for windows in self.task.encode_many(chunk) for example in windows]
-            self.task.check_fits(examples, chunk)
-            outputs = loop.run(
-                self.task, self._strategy.evaluate, examples, batch_size=batch_size, batch_tokens=batch_tokens
+            self.task.check_fits(examples, chunk, trained=True)
+            answers = loop.answer(
+                self.task, self._strategy.evaluate, examples, chunk, batch_size=batch_size, batch_tokens=batch_tokens
             )
-            yield from loop.decode(self.task, outputs.rows, examples, chunk)
+            yield from answers.results
             if progress is not None:
                 progress(min(start + _CHUNK, len(records)), len(records))
 

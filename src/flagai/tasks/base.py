@@ -162,14 +162,18 @@ class Task(ABC):
     def start(self, model: Any, examples: Sequence[Example], run: Runner) -> None:  # noqa: B027 - most tasks need none
         """Set a new head from the frozen body before training, where that helps. Never on a resumed run."""
 
-    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> None:  # noqa: B027 - most tasks need none
-        """Settle what evaluation data decides (thresholds). Called once, with the best model."""
+    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> Sequence[Any]:
+        """Settle what evaluation data decides (thresholds); returns the results as they are then."""
+        return results
 
     def encode(self, record: Record, index: int = 0) -> list[Example]:
         return self.encode_many([record], start=index)[0]
 
-    def check_fits(self, examples: Sequence[Example], records: Sequence[Record]) -> None:
+    def check_fits(self, examples: Sequence[Example], records: Sequence[Record], *, trained: bool = False) -> None:
         """Refuse to cut a text unless the run said so.
+
+        Args:
+            trained: whether the run is over, so that its settings can no longer be changed.
 
         Raises:
             DataError: a text is beyond the model, and neither `data.max_length` nor `data.stride` was set.
@@ -182,7 +186,7 @@ class Task(ABC):
                     f"the text has {example.tokens_lost} tokens more than the model reads",
                     where=records[example.record].where,
                     expected=f"at most {self.max_length} tokens, special tokens counted",
-                    fix="set data.stride to read long texts in windows, or data.max_length to cut them",
+                    fix=_advice(self.kind, trained),
                 )
 
     def collate(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
@@ -197,6 +201,15 @@ class Task(ABC):
         if all(e.target is not None for e in examples):
             batch |= self.targets(examples, length)
         return batch
+
+
+def _advice(kind: str, trained: bool) -> str:
+    way = (
+        "data.max_length to cut pairs"
+        if kind == "pair"
+        else "data.stride to read in windows, or data.max_length to cut"
+    )
+    return f"shorten the text, or train with {way}" if trained else f"set {way}"
 
 
 def need_text(record: Record, field_name: str) -> str:

@@ -121,7 +121,12 @@ class Classification(Task):
         for label in wanted:
             if label not in self._ids:
                 raise unknown_name("label", label, self.labels, where="task.class_weights")
-        return [float(wanted.get(label, 1.0)) for label in self.labels]
+        weights = [float(wanted.get(label, 1.0)) for label in self.labels]
+        if not any(weights):
+            raise ConfigError(
+                "all labels have the weight 0", where="task.class_weights", expected="one above 0", fix="raise one"
+            )
+        return weights
 
     @property
     def label_required(self) -> bool:
@@ -241,8 +246,7 @@ class Classification(Task):
         scores = np.mean([activate(np.asarray(row["logits"], dtype=np.float64)) for row in rows], axis=0)
         table = {label: float(score) for label, score in zip(self.labels, scores, strict=True)}
         if self.multi_label:
-            reached = zip(self.labels, self.thresholds, strict=True)
-            return Labels(tuple(label for label, threshold in reached if table[label] >= threshold), table)
+            return self._above_threshold(table)
         best = self.labels[int(np.argmax(scores))]
         top = sorted(table, key=table.__getitem__, reverse=True)[:_TOP_LABELS]
         return Label(best, table[best], {label: table[label] for label in top})
@@ -266,15 +270,20 @@ class Classification(Task):
             return describe_multi_label(results, golds, records, self.labels)
         return describe_labels(results, golds, records, self.labels)
 
-    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> None:
+    def tune(self, results: Sequence[Any], golds: Sequence[Any]) -> Sequence[Any]:
         """Multi-label: the threshold of each label that gives the best F1 on the evaluation data."""
         if not self.multi_label or self.options.threshold is not None or not results:
-            return
+            return results
         from flagai.measure.multi_label import best_thresholds
 
         gold = np.array([[label in set(g) for label in self.labels] for g in golds])
         scores = np.array([[r.scores[label] for label in self.labels] for r in results])
         self.thresholds = [float(t) for t in best_thresholds(gold, scores)]
+        return [self._above_threshold(r.scores) for r in results]
+
+    def _above_threshold(self, table: Mapping[str, float]) -> Labels:
+        reached = zip(self.labels, self.thresholds, strict=True)
+        return Labels(tuple(label for label, threshold in reached if table[label] >= threshold), table)
 
     def state(self) -> dict[str, Any]:
         return {"labels": self.labels, "class_weights": self.class_weights, "thresholds": self.thresholds}

@@ -53,6 +53,7 @@ class TextEncoder:
             )
         self._backend = backend
         self._stride, self._offsets = stride, offsets
+        self._filler: int = next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), 0)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._room = max_length - backend.num_special_tokens_to_add(False)
         self._pair_room = max_length - backend.num_special_tokens_to_add(True)
@@ -91,6 +92,9 @@ class TextEncoder:
         return Encoded([window], total - keep_first - keep_second)
 
     def _window(self, encoding: Encoding) -> Window:
+        if not encoding.ids:
+            # An empty text for a tokenizer without special tokens: one token, so that there is something to read.
+            return Window([self._filler], [0] if self._with_types else None, [(0, 0)] if self._offsets else None)
         types = encoding.type_ids if self._with_types else None
         return Window(encoding.ids, types, encoding.offsets if self._offsets else None)
 

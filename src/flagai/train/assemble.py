@@ -9,7 +9,7 @@ from typing import Any
 
 from flagai.auto import id2label, load_saved, locate, most_tokens, settle
 from flagai.config import RunConfig
-from flagai.errors import ConfigError
+from flagai.errors import ConfigError, ModelError
 from flagai.models.checkpoints import weights_sha256
 from flagai.tasks.base import Task
 from flagai.tasks.table import find_row, make_task
@@ -41,6 +41,7 @@ def ingredients(
     from flagai.models.build import read_config
     from flagai.models.checkpoints import tokenizer_fits, verify_weights
     from flagai.models.loading import quiet_config
+    from flagai.models.lora import ADAPTER_CONFIG
     from flagai.models.tokenizers import build_tokenizer
 
     folder = None
@@ -50,6 +51,13 @@ def ingredients(
         hf_config = quiet_config(config.model.config, "model.config")
     else:
         folder = _folder(config, offline)
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise ModelError(
+                "the folder holds adapters alone",
+                where=str(folder),
+                expected="a whole model",
+                fix=f"merge them first: flagai merge {folder} {folder}-merged",
+            )
         verify_weights(folder)
         hf_config = read_config(folder)
     if tokenizer is None and config.model.tokenizer == CHARACTERS:
@@ -105,9 +113,14 @@ def origin(config: RunConfig, parts: Ingredients) -> tuple[str, str]:
     return _findable(config) or f"local folder {parts.folder.name}", weights_sha256(parts.folder)
 
 
-def saved_model(checkpoint: Checkpoint, *, offline: bool) -> Any:
-    """The model of a checkpoint, bit for bit."""
-    return load_saved(checkpoint.folder, trainable=True, offline=offline).model
+def saved_model(checkpoint: Checkpoint, *, offline: bool, like: Any = None) -> Any:
+    """The model of a checkpoint, bit for bit; what is frozen in the model `like` is frozen in it."""
+    model = load_saved(checkpoint.folder, trainable=True, offline=offline).model
+    if like is not None:
+        trained = {name: parameter.requires_grad for name, parameter in like.named_parameters()}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+    return model
 
 
 def _from_characters(config: RunConfig) -> Any:

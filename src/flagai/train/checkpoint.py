@@ -5,7 +5,6 @@ No pickle: tensors are safetensors, everything else JSON. A folder without a man
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from flagai.train.state import TrainState
 
 MANIFEST = "MANIFEST.json"
 VERSION = 1
-_LAYOUT = ("torch", "threads", "machine", "strategy", "precision")
+_LAYOUT = ("torch", "threads", "machine", "device", "strategy", "precision")
 """the entries of a manifest that must be equal for a bit-equal continuation"""
 
 
@@ -37,7 +36,7 @@ class Checkpoint:
     def differences(self, now: Mapping[str, Any]) -> list[str]:
         """What bit-equality depends on and is different now, in words."""
         there = self.manifest
-        return [f"{key} {there[key]!r} there, {now[key]!r} now" for key in _LAYOUT if there[key] != now[key]]
+        return [f"{key} {there.get(key)!r} there, {now[key]!r} now" for key in _LAYOUT if there.get(key) != now[key]]
 
 
 def save(
@@ -95,22 +94,28 @@ def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files all have their recorded size and hash, else CheckpointError."""
     try:
         manifest = read_json(folder / MANIFEST)
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         raise CheckpointError("it has no manifest: writing it was cut short", where=str(folder)) from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"its manifest is damaged: {error}", where=str(folder)) from error
-    for name, expected in manifest["files"].items():
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"its manifest is damaged: {error!r}", where=str(folder)) from error
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{name} is missing", where=str(folder))
-        if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+        if path.stat().st_size != expected[0] or sha256(path) != expected[1]:
             raise CheckpointError(f"{name} is not what was written", where=str(folder))
     return manifest
 
 
-def keep_newest(root: Path, count: int) -> None:
-    """Delete all but the newest `count` checkpoints."""
-    for _, folder in sorted(_numbered(root), reverse=True)[count:]:
+def keep_newest(root: Path, count: int, *, last: int) -> None:
+    """Delete all but `count` checkpoints up to step `last`, which was just written.
+
+    Later ones belong to a course that the run has left: it was continued from before them.
+    """
+    numbered = sorted(_numbered(root), reverse=True)
+    left, ours = [item for item in numbered if item[0] > last], [item for item in numbered if item[0] <= last]
+    for _, folder in [*left, *ours[count:]]:
         # Without its manifest a folder is no checkpoint: a crash half-way leaves nothing that looks complete.
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder)

@@ -85,6 +85,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def recover(root: Path) -> None:
+    """After a crash: a folder that was moved aside and not yet replaced comes back, half-written ones go."""
+    for old in root.glob(f"**/{_TEMPORARY}old-*"):
+        target = old.with_name(old.name.removeprefix(f"{_TEMPORARY}old-"))
+        if not target.exists():
+            os.replace(old, target)
+    discard_unfinished(root)
+
+
+def discard_unfinished(root: Path) -> None:
+    """Delete what an interrupted writing left below `root`."""
+    for path in list(root.glob(f"**/{_TEMPORARY}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _replace(temporary: Path, target: Path) -> None:
     """Rename, moving an older version aside first: a folder cannot be renamed over one that is not empty."""
     old = target.parent / f"{_TEMPORARY}old-{target.name}"

@@ -31,6 +31,11 @@ class Hooks:
     save_checkpoint: Callable[[TrainState], str]
 
 
+def _mean(total: float, count: float) -> float:
+    """A batch of texts without anything to learn (blank ones in NER) has count 0, and loss 0."""
+    return total / count if count else 0.0
+
+
 def choose_metric(config: TrainConfig, task: Task) -> str:
     """The metric by which the best model is chosen. Raises ConfigError for one the task does not have."""
     name, known = config.best_metric or task.best_metric, (*task.metric_names, "loss")
@@ -90,12 +95,12 @@ class Loop:
             self._evaluate()
         for micro_batches, fill in self._steps():
             self._step(micro_batches, fill, peak_rates)
-            if self._due(self._config.eval_steps):
-                self._evaluate()
+            improved = self._due(self._config.eval_steps) and self._evaluate()
             if self._interrupt.requested:
                 self._save()
                 raise Interrupted
-            if self._due(self._config.save_steps):
+            # Right after a new best model: a run continued from before it might take another course.
+            if improved or self._due(self._config.save_steps):
                 self._save()
             if self.state.stopped:
                 return
@@ -128,13 +133,14 @@ class Loop:
         loss_sum, count = self._strategy.accumulate(micro_batches, self._task.loss)
         self._check_loss(loss_sum, count)
         norm = self._strategy.clip(self._config.max_grad_norm)
+        self._check_norm(norm)
         factor = self._factor(self.state.step)
         self._strategy.step([rate * factor for rate in peak_rates])
         self._count(time.perf_counter() - began, fill)
         row = {
             "step": self.state.step,
             "epoch": self._plan.locate(self.state.step - 1)[0] + 1,
-            "loss": loss_sum / count,
+            "loss": _mean(loss_sum, count),
             "learning_rate": peak_rates[0] * factor,
             "grad_norm": norm,
         }
@@ -165,14 +171,15 @@ class Loop:
         }
         self._tell(lambda callback: callback.on_step(self.state, row | means))
         if self.state.step % self._config.logging_steps == 0 or self._finished():
-            mean = row | means | {"loss": window["loss"] / window["count"]}
+            mean = row | means | {"loss": _mean(window["loss"], window["count"])}
             self._tell(lambda callback: callback.on_log(mean))
             self.state.window = {}
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate and keep the best; whether this is the best so far."""
         metrics = self._hooks.evaluate()
         if metrics is None:
-            return
+            return False
         value = metrics[self.best_metric]
         improved = self._is_better(value)
         if improved:
@@ -184,6 +191,7 @@ class Loop:
         if patience is not None and self.state.evaluations_without_gain >= patience:
             self.state.stopped = True
         self._tell(lambda callback: callback.on_evaluate(self.state, metrics, improved))
+        return improved
 
     def evaluation_progress(self, done: int, total: int) -> None:
         """For the owner's evaluation: shows progress, and stops it when the run was asked to stop."""
@@ -215,11 +223,17 @@ class Loop:
         return self.state.step >= self.total_steps
 
     def _check_loss(self, loss_sum: float, count: float) -> None:
-        if math.isfinite(loss_sum) and count > 0:
-            return
-        value = loss_sum / count if count else loss_sum
-        raise NonFiniteLossError(
-            f"the loss is {value} at step {self.state.step + 1}",
+        if not math.isfinite(loss_sum):
+            raise self._not_finite(f"the loss is {_mean(loss_sum, count)}")
+
+    def _check_norm(self, norm: float) -> None:
+        # With fp16 an overflow is expected now and then: the scaler skips that step and lowers its scale.
+        if not math.isfinite(norm) and self._strategy.skips_overflow is False:
+            raise self._not_finite(f"the gradient norm is {norm}")
+
+    def _not_finite(self, found: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"{found} at step {self.state.step + 1}",
             where="train",
             expected="a finite loss",
             fix="lower train.learning_rate, or use precision bf16 or fp32 instead of fp16; "

@@ -42,12 +42,14 @@ def adamw(config: TrainConfig) -> Callable[[torch.nn.Module], torch.optim.AdamW]
 
 
 def head_parameters(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
-    """The parameters that are not in the pretrained base: our head, or the classifier of a stock class."""
+    """The parameters outside the pretrained base: our head, or the classifier of a stock class and its pooler."""
     base = getattr(model, "body", model)
     inner = getattr(base, getattr(base, "base_model_prefix", ""), None)
     if inner is None and base is model:
         return []
-    known = {id(p) for p in (inner if inner is not None else base).parameters()}
+    # A pooler stands between body and head; most checkpoints hold none that was trained.
+    pretrained = (inner if inner is not None else base).named_parameters()
+    known = {id(p) for name, p in pretrained if not name.startswith("pooler.")}
     return [p for p in model.parameters() if id(p) not in known]
 
 

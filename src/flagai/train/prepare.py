@@ -13,7 +13,7 @@ from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.data.records import Kind, data_hash, file_sha256, find_splits, read_records
 from flagai.data.splits import split_records
-from flagai.errors import ConfigError, DataError
+from flagai.errors import ConfigError, DataError, UnknownLabelError
 from flagai.tasks.base import Task
 
 Tell = Callable[[str], None]
@@ -93,11 +93,15 @@ def prepare(config: RunConfig, task: Task, sources: Sources, tell: Tell) -> Prep
     """
     task.fit(sources.records["train"])
     may_cut, task.may_cut = task.may_cut, True  # let the audit see every loss before the first one is refused
-    examples = {split: _flat(task.encode_many(records)) for split, records in sources.records.items()}
+    try:
+        examples = {split: _flat(task.encode_many(records)) for split, records in sources.records.items()}
+    except UnknownLabelError:
+        # The first unknown label is the error; the audit without tokens shows them all.
+        _tell_all(_audit(task, sources, None), tell)
+        raise
     task.may_cut = may_cut
     report = audit_splits(task, sources, examples)
-    for line in report.lines():
-        tell(line)
+    _tell_all(report, tell)
     for split, items in examples.items():
         task.check_fits(items, sources.records[split])
     if config.data.audit.fail_above is not None:
@@ -112,13 +116,17 @@ def audit_splits(task: Task, sources: Sources, examples: Mapping[str, Sequence[E
         for split, records in sources.records.items()
         for record, windows in zip(records, _grouped(examples[split], len(records)), strict=True)
     }
-    return audit(
-        sources.records,
-        lambda record, index: by_record[id(record)],
-        labels=task.label_names(),
-        max_length=task.max_length,
-        label_of=task.labels_of,
-    )
+    return _audit(task, sources, lambda record, index: by_record[id(record)])
+
+
+def _audit(task: Task, sources: Sources, encode: Callable[[Record, int], list[Example]] | None) -> Audit:
+    labels, length = task.label_names(), task.max_length
+    return audit(sources.records, encode, labels=labels, max_length=length, label_of=task.labels_of)
+
+
+def _tell_all(report: Audit, tell: Tell) -> None:
+    for line in report.lines():
+        tell(line)
 
 
 def _files(data: DataConfig) -> dict[str, str]:

@@ -9,12 +9,15 @@ from typing import Any, Literal
 
 from flagai.config import RunConfig, diff, load_config
 from flagai.errors import OutputError
-from flagai.train.files import cannot_write, read_json, write_json
+from flagai.train.files import cannot_write, discard_unfinished, read_json, write_json
 
 STATUS = "status.json"
+PROGRAM = "flagai"
+# The status goes last: without it the folder would be taken for something else.
 _OURS = (
-    STATUS, "run.yaml", "data.json", "env.json", "log.jsonl", "report.json", "report.html", "README.md",
+    "run.yaml", "data.json", "env.json", "log.jsonl", "report.json", "report.html",
     "checkpoints", "best", "final", "tensorboard",
+    STATUS,
 )  # fmt: skip
 _SAME_RUN_KEYS = frozenset({"output", "train.resume", "train.num_workers", "train.device"})
 """settings that may differ between the parts of one run without changing its result"""
@@ -63,7 +66,9 @@ class RunFolder:
                 self._clear()
             # The status comes first: a folder with one is known as ours, whatever else could not be written.
             self.mark("running")
-            (self / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            # How this call was to deal with an older run is no setting of the run: its run.yaml must continue it.
+            plain = config.model_copy(update={"train": config.train.model_copy(update={"resume": "auto"})})
+            (self / "run.yaml").write_text(plain.to_yaml(), encoding="utf-8")
         except OSError as error:
             self._leave(fresh)
             raise cannot_write(error, self.root) from error
@@ -71,18 +76,20 @@ class RunFolder:
         write_json(self / "env.json", environment)
 
     def mark(self, status: Status, **values: Any) -> None:
-        write_json(self / STATUS, {"version": 1, "status": status, **values})
+        write_json(self / STATUS, {"program": PROGRAM, "version": 1, "status": status, **values})
 
     def _status(self) -> dict[str, Any]:
-        try:
-            return read_json(self / STATUS)
-        except (FileNotFoundError, ValueError):
-            raise OutputError(
-                "the folder is not empty, and not a run of flagai",
-                where=str(self.root),
-                expected="a new folder, or that of an unfinished run",
-                fix="choose another output",
-            ) from None
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            status = read_json(self / STATUS)
+            # Others write a status.json too; ours says so.
+            if isinstance(status, dict) and status.get("program") == PROGRAM:
+                return status
+        raise OutputError(
+            "the folder is not empty, and not a run of flagai",
+            where=str(self.root),
+            expected="a new folder, or that of an unfinished run",
+            fix="choose another output",
+        )
 
     def _refuse_other_settings(self, config: RunConfig, data: dict[str, Any]) -> None:
         old = load_config(self / "run.yaml")
@@ -116,6 +123,7 @@ class RunFolder:
         return str(name)
 
     def _clear(self) -> None:
+        discard_unfinished(self.root)
         for name in _OURS:
             path = self / name
             if path.is_dir():

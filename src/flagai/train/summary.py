@@ -50,6 +50,8 @@ class Summary:
     task: Task | None
     source: str
     """where the weights came from: a hub id, or in words"""
+    handed_over: bool
+    """whether model, tokenizer or task came as objects and not by the configuration"""
     weights_sha256: str
     """of the weights the run started from, "" for random ones"""
 
@@ -75,7 +77,7 @@ def build(summary: Summary, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "model": model,
         "language": "zh" if _mostly_chinese(last) else "en",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"flagai train {shlex.quote(config.output)}/run.yaml output={shlex.quote(config.output)}-again",
+        "command": _command(summary),
         "status": "finished",
         "data": summary.data,
         "config": config.to_dict(),
@@ -93,6 +95,14 @@ def build(summary: Summary, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "model_info": _model_info(summary),
         "environment": summary.environment,
     }
+
+
+def _command(summary: Summary) -> str:
+    """The command that repeats the run; a model that was handed over in Python cannot be named in one."""
+    output = summary.config.output
+    if summary.handed_over:
+        return "Trainer(config, model=…), with the model, tokenizer or task that was handed over in Python"
+    return shlex.join(["flagai", "train", f"{output}/run.yaml", f"output={output}-again"])
 
 
 def _describe(summary: Summary, measured: Measurement) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from flagai.tasks.base import Task
 from flagai.train import assemble, checkpoint
 from flagai.train.callbacks import Callback
 from flagai.train.environment import environment
-from flagai.train.files import cannot_write, is_system_error, whole_folder
+from flagai.train.files import cannot_write, is_system_error, read_json, recover, whole_folder, write_json
 from flagai.train.interrupt import Interrupted
 from flagai.train.logs import JsonLog, TensorBoardLog, need_tensorboard
 from flagai.train.loop import Hooks, Loop, choose_metric
@@ -71,6 +71,7 @@ class Trainer:
         training_file(config)
         self.config, self.callbacks, self.offline = config, tuple(callbacks), offline
         self._given_model = model
+        self.handed_over = any(part is not None for part in (model, tokenizer, task))
         self._parts = assemble.ingredients(config, offline=offline, model=model, tokenizer=tokenizer, task=task)
         self.task, self.tokenizer = self._parts.task, self._parts.tokenizer
         choose_metric(config.train, self.task)
@@ -99,13 +100,13 @@ class Trainer:
         model = self._packed(self._build(start))
         facts = environment(str(strategy.device), strategy.precision)
         if start is not None:
-            self._warn_of_other_bits(start, strategy.precision)
+            self._warn_of_other_bits(start, strategy)
         self.folder.begin(self.config, described, facts, fresh=start is None)
-        return _Run(self, data, plan, strategy, model, start, facts).finish()
+        return _Run(self, data, plan, strategy, model, start, facts, self._layout(strategy)).finish()
 
     def _build(self, start: checkpoint.Checkpoint | None) -> Any:
         if start is not None:
-            return assemble.saved_model(start, offline=self.offline)
+            return assemble.saved_model(start, offline=self.offline, like=self._given_model)
         return self._given_model if self._given_model is not None else assemble.new_model(self.config, self._parts)
 
     def _packed(self, model: Any) -> Any:
@@ -121,6 +122,7 @@ class Trainer:
         return model
 
     def _newest(self) -> checkpoint.Checkpoint | None:
+        recover(self.folder.root)
         found = checkpoint.newest(self.folder / "checkpoints", self._say)
         self._say(
             f"continuing {self.config.output} from step {found.step}"
@@ -129,10 +131,14 @@ class Trainer:
         )
         return found
 
-    def _warn_of_other_bits(self, start: checkpoint.Checkpoint, precision: str) -> None:
-        now = checkpoint.layout() | {"strategy": self.config.parallel.strategy, "precision": precision}
+    def _warn_of_other_bits(self, start: checkpoint.Checkpoint, strategy: SingleProcess) -> None:
+        now = checkpoint.layout() | self._layout(strategy)
         if different := start.differences(now):
             self._say(f"the continued run will not be equal to the bit: {'; '.join(different)}")
+
+    def _layout(self, strategy: SingleProcess) -> dict[str, str]:
+        kind = strategy.device.type
+        return {"device": kind, "strategy": self.config.parallel.strategy, "precision": strategy.precision}
 
     def _say(self, text: str) -> None:
         for callback in self.callbacks:
@@ -142,12 +148,16 @@ class Trainer:
 def batch_plan(train: TrainConfig, data: Prepared) -> BatchPlan:
     """Which examples each step of a run sees. Raises ConfigError for an example beyond `batch_tokens`."""
     return BatchPlan(
-        [len(example) for example in data.examples["train"]],
+        [example.slots for example in data.examples["train"]],
         batch_size=train.batch_size,
         batch_tokens=train.batch_tokens,
         seed=train.seed,
         data_hash=data.hash,
     )
+
+
+BEST = "best.json"
+"""beside the best weights: the step they are of"""
 
 
 class _Run:
@@ -162,28 +172,23 @@ class _Run:
         model: Any,
         start: checkpoint.Checkpoint | None,
         facts: dict[str, Any],
+        layout: dict[str, str],
     ) -> None:
         self.config, self.task, self.folder, self.say = trainer.config, trainer.task, trainer.folder, trainer._say
-        self.parts = trainer._parts
+        self.parts, self.handed_over = trainer._parts, trainer.handed_over
         self.tokenizer, self.data, self.facts, self.offline = trainer.tokenizer, data, facts, trainer.offline
+        self.layout, self.start = layout, start
         self.strategy, self.model = strategy, strategy.place(model)
         self.optimizer = strategy.optimizer(adamw(self.config.train))
         self.plan = plan
         self.state = TrainState()
-        if start is not None:
-            state, self.state = checkpoint.load(start)
-            strategy.load_state(state)
-        else:
-            self.task.start(self.model, data.examples["train"], self._rows)
         self.callbacks = (JsonLog(self.folder / "log.jsonl"), *self._tensorboard(), *trainer.callbacks)
-        hooks = Hooks(evaluate=self._evaluate, save_best=self._save_best, save_checkpoint=self._save_checkpoint)
-        self.loop = Loop(
-            self.config.train, self.task, strategy, data.examples["train"], self.plan, hooks, self.state, self.callbacks
-        )
+        self._hooks = Hooks(evaluate=self._evaluate, save_best=self._save_best, save_checkpoint=self._save_checkpoint)
 
     def finish(self) -> TrainResult:
         """Train, take the best weights, measure, save and report."""
         try:
+            self.loop = self._begin()
             self.loop.run([group["peak"] for group in self.optimizer.param_groups])
             best = self._best()
             measured = self._measure(best)
@@ -205,11 +210,23 @@ class _Run:
             seconds=self.state.seconds,
         )
 
+    def _begin(self) -> Loop:
+        """The loop at the step of the checkpoint, or at the first one with its head set."""
+        examples = self.data.examples["train"]
+        if self.start is not None:
+            state, self.state = checkpoint.load(self.start)
+            self.strategy.load_state(state)
+        elif getattr(self.model, "fresh_parameters", True):
+            self.task.start(self.model, examples, self._rows)
+        return Loop(
+            self.config.train, self.task, self.strategy, examples, self.plan, self._hooks, self.state, self.callbacks
+        )
+
     def _tensorboard(self) -> tuple[Callback, ...]:
         return (TensorBoardLog(self.folder / "tensorboard"),) if self.config.train.tensorboard else ()
 
     def _rows(self, examples: Sequence[Example], names: Sequence[str]) -> predict_loop.Rows:
-        return predict_loop.run(self.task, self.strategy.evaluate, examples, names=names).rows
+        return predict_loop.run(self.task, self.strategy.evaluate, examples, names=names)
 
     def _evaluate(self) -> dict[str, float] | None:
         """Metrics and mean loss of the current weights on the evaluation data."""
@@ -226,33 +243,34 @@ class _Run:
     ) -> Measurement:
         examples, records = self.data.examples[split], self.data.sources.records[split]
         began = time.perf_counter()
-        outputs = predict_loop.run(task, evaluate, examples, with_loss=True, progress=progress)
-        results = predict_loop.decode(task, outputs.rows, examples, records)
+        answers = predict_loop.answer(task, evaluate, examples, records, with_loss=True, progress=progress)
         seconds = time.perf_counter() - began
         golds = [task.gold(record) for record in records]
+        # Tuned at every evaluation, so that the best model is chosen by what it can do and not by a default threshold.
+        results = task.tune(answers.results, golds) if split == "eval" else answers.results
         metrics = task.metrics(results, golds)
-        if outputs.loss is not None:
-            metrics["loss"] = outputs.loss
+        if answers.loss is not None:
+            metrics["loss"] = answers.loss
         return Measurement(split, records, results, golds, metrics, seconds)
 
     def _best(self) -> Loaded:
         """The best weights: those in `best/`, or the last ones where nothing was evaluated."""
         if not (self.folder / "best").is_dir():
+            if self.state.best_step is not None:
+                self.say(f"the best model (step {self.state.best_step}) is missing: the last weights are taken")
             return Loaded(self.model, self.tokenizer, self.task)
-        self.say(f"the best model is that of step {self.state.best_step}")
+        step = read_json(self.folder / "best" / BEST)["step"]
+        self.say(f"the best model is that of step {step}")
         return load_saved(self.folder / "best", trainable=True, offline=self.offline)
 
     def _measure(self, best: Loaded) -> list[Measurement]:
-        """Tune on the evaluation data, then measure every split but the training data with the task as it is saved."""
+        """Every split but the training data, with the task as it is saved: tuned on the evaluation data first."""
         task = best.task
         assert task is not None
         if self.config.train.packing is not False:
             packing.enable(best.model)
         self.strategy.place(best.model)
         splits = [split for split in ("eval", "test") if split in self.data.examples]
-        if "eval" in splits:
-            first = self._measure_split("eval", task, self.strategy.evaluate)
-            task.tune(first.results, first.golds)
         return [self._measure_split(split, task, self.strategy.evaluate) for split in splits]
 
     def _save_final(self, best: Loaded, measured: Sequence[Measurement]) -> None:
@@ -269,6 +287,7 @@ class _Run:
             task=best.task,
             source=source,
             weights_sha256=sha256,
+            handed_over=self.handed_over,
         )
         card = write_report(self.folder, summary)
         with whole_folder(self.folder / "final") as temporary:
@@ -278,6 +297,7 @@ class _Run:
     def _save_best(self) -> None:
         with whole_folder(self.folder / "best") as temporary:
             save_folder(temporary, Loaded(self.model, self.tokenizer, self.task))
+            write_json(temporary / BEST, {"step": self.state.step})
 
     def _save_checkpoint(self, state: TrainState) -> str:
         root = self.folder / "checkpoints"
@@ -287,11 +307,7 @@ class _Run:
             save_model=lambda folder: save_folder(folder, Loaded(self.model, self.tokenizer, self.task)),
             strategy_state=self.strategy.state(),
             state=state,
-            extra={
-                "data": self.data.hash,
-                "strategy": self.config.parallel.strategy,
-                "precision": self.facts["precision"],
-            },
+            extra={"data": self.data.hash, **self.layout},
         )
-        checkpoint.keep_newest(root, self.config.train.keep_last)
+        checkpoint.keep_newest(root, self.config.train.keep_last, last=state.step)
         return str(target)
