@@ -13,7 +13,7 @@ ARGS ?=
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.with-quickstart  ## fine-tune a real model on real data, offline, in a few minutes
+quickstart: $(VENV)/.with-quickstart  ## fine-tune a real model on real data, offline, in a few minutes; anew: make quickstart ARGS=--fresh
 	$(BIN)/flagai quickstart $(ARGS)
 
 test: check unit  ## all gates, then all tests

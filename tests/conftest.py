@@ -155,9 +155,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """`flagai` as the shell calls it, in this process: (arguments, standard input) → exit code and what it wrote."""
     from flagai.cli import main
 
-    def call(*arguments: object, stdin: str = "") -> Spoken:
+    def call(*arguments: object, stdin: str | bytes = "") -> Spoken:
         monkeypatch.setattr(sys, "argv", ["flagai", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
         capsys.readouterr()
         try:
             main()

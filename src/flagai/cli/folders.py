@@ -1,10 +1,12 @@
-"""Which folder a user means. Knows no model."""
+"""From the folder a user names to a predictor. Knows no model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flagai.errors import MissingFileError
+if TYPE_CHECKING:
+    from flagai.predict.predictor import Predictor
 
 
 def columns_of(folder: Path) -> dict[str, str]:
@@ -18,14 +20,13 @@ def columns_of(folder: Path) -> dict[str, str]:
     return {}
 
 
-def trained(folder: Path) -> Path:
-    """A trained folder: the one given, or `final` in the folder of a run."""
-    for candidate in (folder, folder / "final"):
-        if (candidate / "task.json").is_file():
-            return candidate
-    raise MissingFileError(
-        "no trained model is here" if folder.is_dir() else "there is no such folder",
-        where=str(folder),
-        expected="<output>/final of a finished run, with its task.json",
-        fix="train one: flagai train run.yaml",
-    )
+def predictor_of(folder: Path, *, device: str, precision: str, offline: bool) -> Predictor:
+    """The predictor of a trained folder or of a finished run's, where the options of the command line allow it."""
+    from flagai.auto import trained_folder
+    from flagai.parallel.precision import choose_device, resolve_precision
+    from flagai.predict.predictor import Predictor
+
+    folder = trained_folder(folder)
+    chosen = choose_device(device, where="--device")
+    precision = resolve_precision(precision, chosen, where="--precision")
+    return Predictor.from_folder(folder, device=str(chosen), precision=precision, offline=offline)

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import typer
 
-from flagai.cli.folders import trained
 from flagai.errors import ModelError, OutputError
 
 
-def merge(folder: Path, output: Path) -> None:
-    from flagai.auto import Loaded, load_saved, save_folder
+def merge(folder: Path, output: Path, *, offline: bool) -> None:
+    from flagai.auto import Loaded, load_saved, save_folder, trained_folder
     from flagai.models.lora import is_lora, merge_lora
     from flagai.train.files import whole_folder
 
     if output.exists():
         raise OutputError("it exists already", where=str(output), fix="choose another folder")
-    loaded = load_saved(trained(folder))
+    loaded = load_saved(trained_folder(folder), offline=offline)
     if not is_lora(loaded.model):
         raise ModelError("the model has no adapters", where=str(folder), expected="a model trained with model.lora")
     with whole_folder(output) as temporary:

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from flagai.cli.folders import columns_of, trained
+from flagai.cli.folders import columns_of, predictor_of
+from flagai.cli.stdin import standard_input
 from flagai.data.record import Record
 from flagai.errors import ConfigError, DataError, OutputError
 
@@ -29,13 +30,13 @@ def predict(
     device: str,
     precision: str,
     batch_tokens: int | None,
+    offline: bool,
 ) -> None:
-    from flagai.predict.predictor import Predictor
     from flagai.tasks.results import dumps, to_json
 
     if text is not None and file is not None:
         raise ConfigError("a text and --file are both given", fix="give one of them")
-    predictor = Predictor.from_folder(trained(folder), device=device, precision=precision)
+    predictor = predictor_of(folder, device=device, precision=precision, offline=offline)
     with _target(output) as target:
         for records in _chunks(_records(text, text_pair, file, predictor.task.kind, encoding, columns_of(folder))):
             for result in predictor.predict_records(records, batch_tokens=batch_tokens):
@@ -49,7 +50,7 @@ def _records(
     if text is not None:
         return [Record({"text": text} if text_pair is None else {"text": text, "text_pair": text_pair})]
     if file is None:
-        return (_from_line(line, number) for number, line in enumerate(sys.stdin, start=1))
+        return (_from_line(line, number) for number, line in enumerate(standard_input(encoding), start=1))
     from flagai.data.readers.conll import looks_like_conll
     from flagai.data.readers.files import read_text
 

@@ -1,6 +1,8 @@
-"""`flagai models` and `flagai tasks`."""
+"""What `flagai` can list: models, tasks, and the settings as a JSON schema."""
 
 from __future__ import annotations
+
+import json
 
 import typer
 
@@ -20,3 +22,9 @@ def models() -> None:
         if (entry := find(name)) is not None:
             runs = "yes" if entry.runs else "no"
             typer.echo(f"{entry.name:34}  {runs:3}  {entry.family:10}  {entry.huggingface or '-':44}  {entry.note}")
+
+
+def schema() -> None:
+    from flagai.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from flagai.cli.ending import Stopped
 from flagai.cli.overrides import load
 from flagai.config import RunConfig
 
@@ -29,9 +30,21 @@ def run_training(config: RunConfig, *, offline: bool) -> dict[str, dict[str, flo
     try:
         result = Trainer(config, callbacks=[progress], offline=offline).train()
     except (Interrupted, KeyboardInterrupt):
-        typer.echo(f"interrupted; the same command continues {config.output}", err=True)
-        raise typer.Exit(1) from None
+        raise Stopped(_how_to_continue(config)) from None
     typer.echo(f"trained {result.steps} steps in {result.seconds:.0f} s → {result.folder}")
     for split, metrics in result.metrics.items():
         typer.echo(f"{split:5} " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return result.metrics
+
+
+def _how_to_continue(config: RunConfig) -> str:
+    """What continues an interrupted run, "" where nothing of it was kept."""
+    from flagai.train.checkpoint import MANIFEST
+    from flagai.train.run_folder import STATUS
+
+    root = Path(config.output)
+    kept = any(root.glob(f"checkpoints/step-*/{MANIFEST}"))
+    if not kept or not (root / STATUS).is_file() or (root / "final").exists():
+        return ""
+    command = "the same command without --fresh" if config.train.resume is False else "the same command"
+    return f"{command} continues {config.output}"

@@ -36,6 +36,7 @@ class Fill:
 
     @property
     def share(self) -> float:
+        """Useful tokens / slots, in [0, 1]; 1 for an empty batch."""
         return self.useful / self.slots if self.slots else 1.0
 
 
@@ -86,6 +87,7 @@ class BatchPlan:
         return steps
 
     def num_steps(self, epoch: int) -> int:
+        """Optimizer steps of the 0-based epoch; the last of a fixed `batch_size` may be smaller than the others."""
         if self._batch_size is not None:
             return -(-len(self._lengths) // self._batch_size)
         if epoch not in self._counts:
@@ -108,6 +110,7 @@ class BatchPlan:
         return self.epoch(epoch)[k]
 
     def fill(self, indices: np.ndarray) -> Fill:
+        """How full the one batch of these examples is, padded to the longest of them."""
         lengths = self._lengths[indices]
         return Fill(int(lengths.sum()), int(lengths.max(initial=0)) * len(lengths))
 

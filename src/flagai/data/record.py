@@ -22,11 +22,14 @@ class Record:
 
     @property
     def where(self) -> str:
+        """How error messages name the record: "file:line", "record N" without a file, or nothing."""
         return f"{self.file}:{self.line}" if self.file else f"record {self.line}" if self.line else ""
 
     @property
     def text(self) -> str:
+        """The field `text`; KeyError where the record has none (`tasks.base.need_text` says it kindly)."""
         return self.fields["text"]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """A field by its name, or `default`."""
         return self.fields.get(name, default)

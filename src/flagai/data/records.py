@@ -52,6 +52,7 @@ class Table:
     header: Sequence[str] = field(default=())
 
     def first_rows(self) -> list[dict[str, Any]]:
+        """The first rows without their lines, enough to guess what the columns are."""
         return [row for _, row in self.rows[:_FIRST_ROWS]]
 
 

@@ -27,6 +27,7 @@ class Interval:
     high: float
 
     def to_json(self) -> dict[str, float]:
+        """value, low and high as a plain dict."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 

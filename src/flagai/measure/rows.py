@@ -37,6 +37,7 @@ def label_ids(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
 
 
 def check_lengths(gold: Sized, predicted: Sized) -> None:
+    """Raise DataError unless there is one predicted answer for each gold one, and at least one."""
     if len(gold) != len(predicted):
         raise DataError(f"{len(gold)} gold and {len(predicted)} predicted answers", expected="one of each a record")
     if len(gold) == 0:
@@ -44,6 +45,7 @@ def check_lengths(gold: Sized, predicted: Sized) -> None:
 
 
 def check_known(found: set[str], known: dict[str, int], kind: str) -> None:
+    """Raise DataError for a label outside the table; `kind` ("gold", "predicted") says in the message whose it is."""
     unknown = sorted(found - known.keys())
     if unknown:
         raise DataError(

@@ -52,13 +52,24 @@ class Head(Protocol):
     """What is read of a `HeadSpec` (flagai.tasks.base)."""
 
     @property
-    def body(self) -> str: ...
+    def body(self) -> str:
+        """The kind of model: "sequence-classification", "token-classification" or "encoder"."""
+        ...
+
     @property
-    def num_labels(self) -> int: ...
+    def num_labels(self) -> int:
+        """Outputs of the head, 0 for a head without classes."""
+        ...
+
     @property
-    def module(self) -> str: ...
+    def module(self) -> str:
+        """Dotted name of a head of ours, as in "flagai.models.heads:CRF"; "" for Hugging Face's own."""
+        ...
+
     @property
-    def options(self) -> Mapping[str, Any]: ...
+    def options(self) -> Mapping[str, Any]:
+        """Keyword arguments of `module`."""
+        ...
 
 
 def build_model(

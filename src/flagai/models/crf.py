@@ -55,6 +55,7 @@ class CRF(nn.Module):
         self.allowed = None if allowed is None else _checked(allowed, num_labels)
 
     def forward(self, outputs: ModelOutput, attention_mask: Tensor) -> dict[str, Tensor]:
+        """logits [B, L, C] as they come; transitions [C, C], start and end ones [C], scaled, illegal ones forbidden."""
         return {
             "logits": require_output(outputs, "logits"),
             "transitions": self._scores(self.transitions, "between"),

@@ -60,6 +60,7 @@ class GlobalPointer(nn.Module):
         self.borders = _linear(2 * inner_dim, 2 * num_labels) if efficient else None
 
     def forward(self, outputs: ModelOutput, attention_mask: Tensor) -> dict[str, Tensor]:
+        """last_hidden_state [B, L, H] → logits [B, C, L, L], fp32 and masked: [b, c, i, j] is the span i to j."""
         hidden = require_output(outputs, "last_hidden_state")
         inner = self.dense(self.dropout(hidden).to(self.dense.weight.dtype))
         with torch.autocast(hidden.device.type, enabled=False):

@@ -44,18 +44,22 @@ class HeadedModel(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The body's Hugging Face configuration."""
         return self.body.config
 
     @property
     def base_model(self) -> Any:
+        """The body without any head of its own."""
         return self.body.base_model
 
     @property
     def device(self) -> torch.device:
+        """Where the body is."""
         return self.body.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The body's dtype; a head of ours may compute in fp32 all the same."""
         return self.body.dtype
 
     def forward(self, attention_mask: Tensor | None = None, **inputs: Any) -> dict[str, Tensor]:
@@ -73,12 +77,15 @@ class HeadedModel(nn.Module):
         return torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
 
     def get_input_embeddings(self) -> nn.Module:
+        """The body's embedding of tokens."""
         return self.body.get_input_embeddings()
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """As in transformers, for the body."""
         self.body.gradient_checkpointing_enable(**options)
 
     def gradient_checkpointing_disable(self) -> None:
+        """As in transformers, for the body."""
         self.body.gradient_checkpointing_disable()
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:

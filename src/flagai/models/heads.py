@@ -47,6 +47,7 @@ class PooledLinear(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, outputs: ModelOutput, attention_mask: Tensor) -> dict[str, Tensor]:
+        """last_hidden_state [B, L, H], attention_mask [B, L] → logits [B, C]."""
         pooled = pool(require_output(outputs, "last_hidden_state"), attention_mask, self.pooling)
         return {"logits": self.classifier(self.dropout(pooled).to(self.classifier.weight.dtype))}
 
@@ -89,6 +90,7 @@ class Cosine(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale else None
 
     def forward(self, outputs: ModelOutput, attention_mask: Tensor) -> dict[str, Tensor]:
+        """last_hidden_state [B, L, H], attention_mask [B, L] → logits [B, C], embedding [B, H]."""
         pooled = pool(require_output(outputs, "last_hidden_state"), attention_mask, self.pooling)
         unit = nn.functional.normalize(self.dropout(pooled), dim=-1)
         classes = nn.functional.normalize(self.class_vectors.to(unit.dtype), dim=-1)
@@ -126,5 +128,6 @@ class Pooled(nn.Module):
         self.pooling, self.normalize = pooling, normalize
 
     def forward(self, outputs: ModelOutput, attention_mask: Tensor) -> dict[str, Tensor]:
+        """last_hidden_state [B, L, H], attention_mask [B, L] → embedding [B, H]."""
         pooled = pool(require_output(outputs, "last_hidden_state"), attention_mask, self.pooling)
         return {"embedding": nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled}

@@ -149,6 +149,7 @@ class LoadReport:
         )
 
     def without_pooler(self) -> LoadReport:
+        """The same report with no word about a missing pooler."""
         kept = tuple(name for name in self.missing if not _POOLER.search(name))
         return LoadReport(missing=kept, unexpected=self.unexpected, mismatched=self.mismatched, errors=self.errors)
 

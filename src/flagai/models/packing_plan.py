@@ -38,10 +38,12 @@ class Buckets:
 
     @cached_property
     def slots(self) -> list[int]:
+        """For each bucket the rows that it takes in the flat hidden states."""
         return [count * length for count, length in self.shapes]
 
     @cached_property
     def scores(self) -> list[int]:
+        """For each bucket the numbers that it takes in the flat scores."""
         return [count * length * length for count, length in self.shapes]
 
     def rows(self, flat: Tensor) -> list[Tensor]:
@@ -73,6 +75,7 @@ class Plan:
 
     @cached_property
     def tokens(self) -> int:
+        """T, the real tokens of the batch."""
         return sum(self.lengths)
 
     @cached_property

@@ -26,7 +26,7 @@ class SingleProcess(Strategy):
         self.precision = resolve_precision(precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.skips_overflow = self._scaler.is_enabled()
-        self._count, self._unit = 1.0, 1.0
+        self._count = 1.0
         self._model: torch.nn.Module = torch.nn.Identity()
         self._optimizer: torch.optim.Optimizer | None = None
 
@@ -43,18 +43,18 @@ class SingleProcess(Strategy):
 
     def accumulate(self, micro_batches: Iterable[Mapping[str, Any]], loss: Loss) -> tuple[float, float]:
         self._model.train()
-        total, count, self._unit = 0.0, 0.0, 0.0
+        total, count, unit = 0.0, 0.0, 0.0
         for micro_batch in micro_batches:
             batch = self._to_device(micro_batch)
             with autocast(self.device, self.precision):
                 outputs = self._model(**inputs_of(batch, self._model))
             part, part_count = loss(outputs, batch)
             # A sum over the batch would overflow fp16 at the scaler's first scale: keep it near a mean.
-            self._unit = self._unit or max(part_count.item(), 1.0)
-            self._scaler.scale(part / self._unit if self._scaler.is_enabled() else part).backward()
+            unit = unit or (max(part_count.item(), 1.0) if self.skips_overflow else 1.0)
+            self._scaler.scale(part / unit).backward()
             total += part.item()
             count += part_count.item()
-        self._count = count / self._unit if self._scaler.is_enabled() and self._unit else count
+        self._count = count / (unit or 1.0)
         return total, count
 
     def clip(self, max_norm: float | None) -> float:

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 
 import torch
 
-from flagai.errors import ConfigError
+from flagai.errors import ConfigError, unknown_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is the first accelerator of this machine, else the CPU. Raises ConfigError for one that is not here."""
+def choose_device(name: str = "auto", *, where: str = "train.device") -> torch.device:
+    """`auto` is the first accelerator of this machine, else the CPU; `where` names the option in messages.
+
+    Raises:
+        ConfigError: a device that is not here.
+    """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator if accelerator is not None else torch.device("cpu")
@@ -23,15 +27,17 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"the device {name!r} cannot be used: {str(error).splitlines()[0]}",
-            where="train.device",
+            where=where,
             expected="auto, cpu, cuda, cuda:0, mps, …",
             fix="leave it at auto",
         ) from error
     return device
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the device multiplies it natively, else fp32."""
+def resolve_precision(name: str, device: torch.device, *, where: str = "train.precision") -> str:
+    """`auto` is bf16 where the device multiplies it natively, else fp32. Raises ConfigError for an unknown name."""
+    if name != "auto" and name not in DTYPES:
+        raise unknown_name("precision", name, ["auto", *DTYPES], where=where)
     return ("bf16" if _fast_bf16(device) else "fp32") if name == "auto" else name
 
 

@@ -58,7 +58,8 @@ class Strategy(ABC):
         """Optimizer, scaler and random streams: tensors by the model's parameter names, and plain values."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave, on the same model; the next step is then that of the undisturbed run."""
 
     @abstractmethod
     def barrier(self, name: str) -> None:

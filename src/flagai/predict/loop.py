@@ -31,6 +31,7 @@ class Tally:
 
     @property
     def loss(self) -> float | None:
+        """The mean loss, None where none was asked for."""
         return self.loss_sum / self.count if self.count else None
 
 

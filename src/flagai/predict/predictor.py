@@ -10,6 +10,7 @@ from flagai.data.record import Record
 from flagai.errors import DataError, ModelError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
+from flagai.parallel.precision import choose_device, resolve_precision
 from flagai.predict import loop, original
 from flagai.tasks.base import Task
 from flagai.tasks.table import TASKS
@@ -48,17 +49,31 @@ class Predictor:
             model, task = unwrap(tokenizer, task)
         self.model, self.tokenizer = model, tokenizer
         self._task = task if task is not None else _task_of(model, tokenizer)
-        self._strategy = SingleProcess(device=device or str(model.device), precision=precision)
+        chosen = choose_device(device or str(model.device), where="device")
+        precision = resolve_precision(precision, chosen, where="precision")
+        self._strategy = SingleProcess(device=str(chosen), precision=precision)
         self._strategy.place(model)
         if pack:
             packing.enable(model)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, *, device: str = "auto", precision: str = "fp32") -> Predictor:
-        """The predictor of a saved folder (`<output>/final`)."""
-        from flagai.auto import load_saved
+    def from_folder(
+        cls, folder: str | Path, *, device: str = "auto", precision: str = "fp32", offline: bool = False
+    ) -> Predictor:
+        """The predictor of a trained folder: `<output>/final`, or the run's own.
 
-        loaded = load_saved(Path(folder))
+        Args:
+            folder: what training wrote.
+            device, precision: as for `Predictor`; `auto` is the first accelerator, else the CPU.
+            offline: open no socket, not even for the base of a LoRA model.
+
+        Raises:
+            MissingFileError: there is no trained model; an unfinished run says so.
+            OfflineError: the base of a LoRA model is not on this machine.
+        """
+        from flagai.auto import load_saved, trained_folder
+
+        loaded = load_saved(trained_folder(folder), offline=offline)
         return cls(loaded.model, loaded.tokenizer, loaded.task, device=device, precision=precision)
 
     @property

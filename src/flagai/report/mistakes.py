@@ -17,6 +17,7 @@ _LONGEST_TEXT = 6000
 
 
 def mistakes(report: Mapping[str, Any], say: Say) -> Html:
+    """The errors of the report in their order, ten open and the rest folded; empty where there are none."""
     rows = report.get("errors") or []
     if not rows:
         return Html("")

@@ -13,14 +13,17 @@ _LESS_IS_BETTER: Final = ("loss", "mse", "mae", "rmse", "perplexity", "error")
 
 
 def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number; a bool is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_share(metric: str) -> bool:
+    """Whether a metric lies in [0, 1] and reads as a percentage, by its name."""
     return any(part in metric.lower() for part in _SHARES)
 
 
 def less_is_better(metric: str) -> bool:
+    """Whether a lower value of a metric is the better one, by a word of its name."""
     return any(part in metric.lower().split("_") for part in _LESS_IS_BETTER)
 
 
@@ -32,6 +35,7 @@ def metric_value(metric: str, value: Any) -> str:
 
 
 def interval(metric: str, measured: Mapping[str, Any]) -> str:
+    """The ends `low` and `high` as "91.9–93.5 %" or "0.320–0.410"; "" where one is missing."""
     low, high = measured.get("low"), measured.get("high")
     if not (is_number(low) and is_number(high)):
         return ""
@@ -41,6 +45,7 @@ def interval(metric: str, measured: Mapping[str, Any]) -> str:
 
 
 def percent(value: Any, digits: int = 1) -> str:
+    """0.927 → "92.7 %"; a dash for what is no number."""
     return f"{100 * value:.{digits}f} %" if is_number(value) else DASH
 
 
@@ -69,12 +74,14 @@ def count(value: Any) -> str:
 
 
 def memory(value: Any) -> str:
+    """Bytes in MiB, from 2³⁰ on in GiB; a dash for what is no number."""
     if not is_number(value):
         return DASH
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 
 def duration(value: Any) -> str:
+    """Seconds as "8.2 s", "3 min 05 s" or "2 h 10 min"; a dash for what is no number."""
     if not is_number(value):
         return DASH
     if value < 60:

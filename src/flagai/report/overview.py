@@ -18,6 +18,7 @@ _LOST_WORTH_SAYING = 0.0005
 
 
 def head(report: Mapping[str, Any], say: Say) -> Html:
+    """Title, task, model, moment and status; what the report lacks is left out."""
     status = str(report.get("status") or "")
     facts = [report.get("task"), report.get("model"), _moment(report.get("created"))]
     return el(

@@ -24,6 +24,7 @@ _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def data(report: Mapping[str, Any], say: Say) -> Html:
+    """The files of the splits with their hashes, then the audit; empty where the report has neither."""
     part = report.get("data") or {}
     splits = part.get("splits") or {}
     audit = part.get("audit") or {}
@@ -34,6 +35,7 @@ def data(report: Mapping[str, Any], say: Say) -> Html:
 
 
 def speed(report: Mapping[str, Any], say: Say) -> Html:
+    """The numbers of `Speed` as tiles, empty where nothing was measured."""
     return tiles(report.get("speed") or {}, say)
 
 
@@ -64,6 +66,7 @@ def tiles(values: Mapping[str, Any], say: Say) -> Html:
 
 
 def facts_table(values: Mapping[str, Any], say: Say) -> Html:
+    """Names and values in two columns; what is None is left out."""
     rows = [el("tr", el("th", say(k), scope="row"), el("td", _shown(k, v), class_="hash" if "sha256" in k else None))
             for k, v in values.items() if v is not None]  # fmt: skip
     return el("div", el("table", el("tbody", rows), class_="plain"), class_="scroll")

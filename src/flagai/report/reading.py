@@ -31,10 +31,12 @@ def headline_of(report: Report) -> tuple[str, str]:
 
 
 def records_of(report: Report, split: str) -> int | None:
+    """The number of records of a split, None where the report does not say."""
     splits = (report.get("data") or {}).get("splits") or {}
     return (splits.get(split) or {}).get("records")
 
 
 def baseline_value(report: Report, metric: str) -> float | None:
+    """The baseline's value of a metric, None where there is none."""
     value = ((report.get("baseline") or {}).get("metrics") or {}).get(metric)
     return value if is_number(value) else None

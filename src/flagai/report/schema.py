@@ -19,18 +19,24 @@ class Measured(TypedDict, total=False):
 
 
 class SplitFile(TypedDict, total=False):
+    """The file a split came from; `sha256` in hex, of the file as it lies on disk; `records` is their number."""
+
     file: str
     sha256: str
     records: int
 
 
 class DataPart(TypedDict, total=False):
+    """What the run read, by split ("train", "eval", "test"), and what the audit found in it."""
+
     splits: dict[str, SplitFile]
     audit: dict[str, Any]
     """`Audit.to_json()` of `data/findings.py`"""
 
 
 class Curves(TypedDict, total=False):
+    """The course of the run, a row for each logged step and each evaluation, in order."""
+
     train: list[dict[str, float | None]]
     """`{step, loss, learning_rate, grad_norm, tokens_per_second}` of every logged step"""
     eval: list[dict[str, float | None]]
@@ -38,17 +44,23 @@ class Curves(TypedDict, total=False):
 
 
 class Baseline(TypedDict, total=False):
+    """What a trivial or an older system reaches: its name in words, and metric → value on the last measured split."""
+
     name: str
     metrics: dict[str, float]
 
 
 class Confusion(TypedDict):
+    """The square matrix [C, C] of C labels, in the order of `labels`."""
+
     labels: list[str]
     matrix: list[list[int]]
     """counts, the row is the gold label, the column the predicted one"""
 
 
 class LabelRow(TypedDict, total=False):
+    """One label: shares in [0, 1], 0/0 counting as 0; `support` is the number of gold answers with it."""
+
     label: str
     precision: float
     recall: float
@@ -69,6 +81,8 @@ Answer = str | float | list[str] | list[SpanPart] | None
 
 
 class ErrorRow(TypedDict, total=False):
+    """One wrong answer beside the right one, with the text it was given for."""
+
     text: str
     text_pair: str | None
     gold: Answer
@@ -80,6 +94,8 @@ class ErrorRow(TypedDict, total=False):
 
 
 class Speed(TypedDict, total=False):
+    """Measured, so different each time; rates are per second of training or of prediction, loading left out."""
+
     seconds: float
     train_samples_per_second: float
     useful_tokens_per_second: float
@@ -90,6 +106,8 @@ class Speed(TypedDict, total=False):
 
 
 class ModelInfo(TypedDict, total=False):
+    """Numbers of parameters, and where the weights came from."""
+
     parameters: int
     trainable: int
     source: str
@@ -99,6 +117,8 @@ class ModelInfo(TypedDict, total=False):
 
 
 class Environment(TypedDict, total=False):
+    """Versions and machine as `train/environment.py` finds them; no name of a user, host or path."""
+
     flagai: str
     torch: str
     transformers: str

@@ -15,6 +15,7 @@ _SMOOTH_FROM = 40
 
 
 def curves(report: Mapping[str, Any], say: Say) -> Html:
+    """Loss and evaluation metrics over steps, the rest folded; empty where nothing was logged."""
     parts = report.get("curves") or {}
     train, evaluated = parts.get("train") or [], parts.get("eval") or []
     main = [_loss(train, evaluated, say), _evaluation(report, evaluated, say)]

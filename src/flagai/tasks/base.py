@@ -100,7 +100,8 @@ class Task(ABC):
         """Settle what the options leave open. Raises DataError for labels that cannot be learned from."""
 
     @abstractmethod
-    def head(self) -> HeadSpec: ...
+    def head(self) -> HeadSpec:
+        """Which head a model for this task gets; `fit` or `restore` comes first."""
 
     @abstractmethod
     def encode_many(self, records: Sequence[Record], *, start: int = 0) -> list[list[Example]]:
@@ -129,7 +130,8 @@ class Task(ABC):
         """The record's own answer, in the form that `metrics` compares with a result."""
 
     @abstractmethod
-    def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]: ...
+    def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+        """`metric_names` → value, from one result and one gold answer a record, in the same order."""
 
     @abstractmethod
     def describe(self, results: Sequence[Any], golds: Sequence[Any], records: Sequence[Record]) -> dict[str, Any]:
@@ -140,7 +142,8 @@ class Task(ABC):
         """What `fit` and `tune` settled, as JSON."""
 
     @abstractmethod
-    def restore(self, state: Mapping[str, Any]) -> None: ...
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave; the task is then as after `fit` and `tune`."""
 
     @property
     def label_required(self) -> bool:
@@ -167,6 +170,7 @@ class Task(ABC):
         return results
 
     def encode(self, record: Record, index: int = 0) -> list[Example]:
+        """The windows of one record, see `encode_many`."""
         return self.encode_many([record], start=index)[0]
 
     def check_fits(self, examples: Sequence[Example], records: Sequence[Record], *, trained: bool = False) -> None:

@@ -89,6 +89,7 @@ class Classification(Task):
     # -- learning the label table ------------------------------------------------------------------------------
 
     def fit(self, records: Sequence[Record]) -> None:
+        """The label table (sorted, unless the options give it) and the class weights, from the training records."""
         counts = Counter(label for record in records for label in self.labels_of(record))
         if not self.labels:
             self._set_labels(sorted(counts))
@@ -156,6 +157,7 @@ class Classification(Task):
         ]
 
     def takes_pair(self, record: Record) -> bool:
+        """Whether the record is read as two texts: always in tasks of pairs, else if it has a second one."""
         return self.kind == "pair" or record.get("text_pair") is not None
 
     def _examples(self, record: Record, encoded: Any, index: int) -> list[Example]:
@@ -184,6 +186,7 @@ class Classification(Task):
         return ids if self.multi_label else ids[0]
 
     def targets(self, examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
+        """labels int64 [B], or of several labels fp32 [B, C] of 0 and 1; weights fp32 [B], 1 / windows of the text."""
         weights = np.array([e.weight for e in examples], dtype=np.float32)
         if not self.multi_label:
             return {"labels": np.array([e.target for e in examples], dtype=np.int64), "weights": weights}
@@ -242,6 +245,7 @@ class Classification(Task):
         return (each * weights).sum(), count.sum()
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> Label | Labels:
+        """From logits [C] of each window: the mean of their probabilities, and the answer by it."""
         activate = sigmoid if self.multi_label else softmax
         scores = np.mean([activate(np.asarray(row["logits"], dtype=np.float64)) for row in rows], axis=0)
         table = {label: float(score) for label, score in zip(self.labels, scores, strict=True)}

@@ -13,6 +13,7 @@ _MOST_ERRORS = 30
 def describe_labels(
     results: Sequence[Any], golds: Sequence[str], records: Sequence[Record], labels: Sequence[str]
 ) -> dict[str, Any]:
+    """The report's part of single-label answers: intervals, confusion, a row a label, confident errors."""
     from flagai.measure import classification
 
     predicted = [result.label for result in results]
@@ -32,6 +33,7 @@ def describe_labels(
 def describe_multi_label(
     results: Sequence[Any], golds: Sequence[Sequence[str]], records: Sequence[Record], labels: Sequence[str]
 ) -> dict[str, Any]:
+    """The report's part of multi-label answers: as above without a confusion; labels are joined by " | "."""
     from flagai.measure import multi_label
 
     predicted = [result.labels for result in results]

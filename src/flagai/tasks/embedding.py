@@ -10,10 +10,10 @@ import numpy as np
 from flagai.data.batching import pad
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
+from flagai.tasks.base import Arrays, HeadSpec, need_text
 from flagai.tasks.encoding import Encoded
 from flagai.tasks.results import Embedding, Similarity
-from flagai.tasks.scores import ScoreTable
+from flagai.tasks.scores import ScoreTask
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _COSENT_SCALE = 20.0
 
 
-class EmbeddingTask(Task):
+class EmbeddingTask(ScoreTask):
     """Text vectors by pooling, normalised unless told otherwise.
 
     Trained on pairs with a score by one of two losses:
@@ -34,22 +34,13 @@ class EmbeddingTask(Task):
     kind: ClassVar[Literal["text", "pair", "entities"]] = "pair"
     used_options: ClassVar[frozenset[str]] = frozenset({"pooling", "normalize", "loss", "scale", "score_range"})
     outputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    metric_names = ScoreTable.metric_names
 
     def __init__(self, options: Any, tokenizer: Any, *, max_length: int, stride: int | None = None) -> None:
         super().__init__(options, tokenizer, max_length=max_length, stride=None)
-        self._scores = ScoreTable(options.score_range)
 
     @property
     def pair_loss(self) -> bool:  # type: ignore[override]
         return self.options.loss == "cosent"
-
-    @property
-    def best_metric(self) -> str:
-        return "spearman"
-
-    def fit(self, records: Sequence[Record]) -> None:
-        self._scores.fit(records)
 
     def head(self) -> HeadSpec:
         normalize = True if self.options.normalize is None else self.options.normalize
@@ -88,9 +79,6 @@ class EmbeddingTask(Task):
             batch |= self.targets(examples, 0)
         return batch
 
-    def targets(self, examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
-        return {"labels": np.array([example.target for example in examples], dtype=np.float32)}
-
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +98,7 @@ class EmbeddingTask(Task):
         return value, labels.new_tensor(1.0)
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> Embedding | Similarity:
+        """From embedding [H], or [2, H] in a batch with pairs: the (first) vector, or for a pair the cosine of both."""
         vectors = rows[0]["embedding"]
         if record.get("text_pair") is None:
             first = vectors[0] if vectors.ndim == 2 else vectors
@@ -118,17 +107,8 @@ class EmbeddingTask(Task):
         norm = float(np.linalg.norm(first) * np.linalg.norm(second))
         return Similarity(float(first @ second) / norm if norm else 0.0)
 
-    def gold(self, record: Record) -> float:
-        return self._scores.gold(record)
-
     def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
         return self._scores.metrics([self._scores.unscale(result.score) for result in results], golds)
 
     def describe(self, results: Sequence[Any], golds: Sequence[Any], records: Sequence[Record]) -> dict[str, Any]:
         return self._scores.describe([self._scores.unscale(result.score) for result in results], golds, records)
-
-    def state(self) -> dict[str, Any]:
-        return self._scores.state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._scores.restore(state)

@@ -67,6 +67,7 @@ class Labeling(Task):
     # -- the label table ---------------------------------------------------------------------------------------
 
     def fit(self, records: Sequence[Record]) -> None:
+        """The entity types (sorted, unless the options give them), and whether the training entities overlap."""
         golds = [self.gold(record) for record in records if record.get("label") is not None]
         kinds = sorted({kind for gold in golds for _, _, kind in gold})
         if not kinds:
@@ -175,6 +176,7 @@ class Labeling(Task):
         return marks, held < len(gold)
 
     def targets(self, examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
+        """What the head compares with, see `labeling_heads.py`."""
         return self._head.targets([example.target for example in examples], length)
 
     # -- model outputs to answers ------------------------------------------------------------------------------
@@ -186,6 +188,7 @@ class Labeling(Task):
         return self._head.loss(outputs, batch)
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> list[Entity]:
+        """From the logits of each window, cut to its tokens: the entities of the whole text, sorted by start."""
         text = record.text
         windows = [units_of(text, example.offsets or []) for example in examples]
         found = [self._window_spans(row, units) for row, units in zip(rows, windows, strict=True)]

@@ -38,7 +38,8 @@ class EntityHead(ABC):
     shared_outputs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def spec(self) -> HeadSpec: ...
+    def spec(self) -> HeadSpec:
+        """Which head the model gets."""
 
     @abstractmethod
     def label_names(self) -> list[str]:
@@ -49,12 +50,14 @@ class EntityHead(ABC):
         """The target of a window of `length` tokens; the units in `ignored` teach nothing."""
 
     @abstractmethod
-    def targets(self, each: Sequence[Any], length: int) -> dict[str, np.ndarray]: ...
+    def targets(self, each: Sequence[Any], length: int) -> dict[str, np.ndarray]:
+        """A batch of what `target` gave, padded to `length` tokens."""
 
     @abstractmethod
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum, count), see `Task.loss`."""
 
     @abstractmethod
     def spans(self, row: Arrays, units: Units) -> list[Span]:
@@ -86,6 +89,7 @@ class TagHead(EntityHead):
         return self.tags
 
     def target(self, length: int, units: Units, entities: Marked, ignored: frozenset[int]) -> list[int]:
+        """A tag id for each token; NO_TAG for all but the first token of a unit, and for what teaches nothing."""
         row = [NO_TAG] * length
         for unit, token in enumerate(units.first):
             if unit not in ignored:
@@ -106,6 +110,7 @@ class TagHead(EntityHead):
         return [tag for tag in row if tag is not None]
 
     def targets(self, each: Sequence[Any], length: int) -> dict[str, np.ndarray]:
+        """labels int64 [B, L]."""
         return {"labels": pad(each, NO_TAG, length=length)}
 
     def loss(
@@ -182,12 +187,14 @@ class PointerHead(EntityHead):
     def target(
         self, length: int, units: Units, entities: Marked, ignored: frozenset[int]
     ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """A mask over the tokens (1: first of a unit that counts), and the entities as (type, first, last token)."""
         mask = [0] * length
         for unit, token in enumerate(units.first):
             mask[token] = int(unit not in ignored)
         return mask, [(self._ids[kind], units.first[first], units.first[last]) for first, last, kind in entities]
 
     def targets(self, each: Sequence[Any], length: int) -> dict[str, np.ndarray]:
+        """spans int64 [B, most entities, 3], filled up with -1, and token_mask int64 [B, L]."""
         most = max(len(spans) for _, spans in each)
         spans = np.full((len(each), most, 3), -1, dtype=np.int64)
         for row, (_, entities) in zip(spans, each, strict=True):

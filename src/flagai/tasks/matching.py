@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
+from flagai.tasks.base import Arrays, HeadSpec, need_text
 from flagai.tasks.classification import Classification
 from flagai.tasks.results import Similarity
-from flagai.tasks.scores import ScoreTable
+from flagai.tasks.scores import ScoreTask
 
 if TYPE_CHECKING:
     import torch
@@ -25,24 +23,12 @@ class PairClassification(Classification):
     kind: ClassVar[Literal["text", "pair", "entities"]] = "pair"
 
 
-class PairRegression(Task):
+class PairRegression(ScoreTask):
     """A number for two texts: one logit, trained by squared error on scores scaled to [0, 1]."""
 
     name: ClassVar[str] = "semantic-matching"
     kind: ClassVar[Literal["text", "pair", "entities"]] = "pair"
     used_options: ClassVar[frozenset[str]] = frozenset({"regression", "score_range", "dropout"})
-    metric_names = ScoreTable.metric_names
-
-    def __init__(self, options: Any, tokenizer: Any, *, max_length: int, stride: int | None = None) -> None:
-        super().__init__(options, tokenizer, max_length=max_length, stride=stride)
-        self._scores = ScoreTable(options.score_range)
-
-    @property
-    def best_metric(self) -> str:
-        return "spearman"
-
-    def fit(self, records: Sequence[Record]) -> None:
-        self._scores.fit(records)
 
     def head(self) -> HeadSpec:
         return HeadSpec(body="sequence-classification", num_labels=1, dropout=self.options.dropout)
@@ -63,9 +49,6 @@ class PairRegression(Task):
         ]
         return [[example] for example in examples]
 
-    def targets(self, examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
-        return {"labels": np.array([example.target for example in examples], dtype=np.float32)}
-
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,19 +58,11 @@ class PairRegression(Task):
         return error.square().sum(), labels.new_tensor(len(labels))
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> Similarity:
+        """From logits [1]: the score, on the scale of the labels."""
         return Similarity(self._scores.unscale(float(rows[0]["logits"][0])))
-
-    def gold(self, record: Record) -> float:
-        return self._scores.gold(record)
 
     def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
         return self._scores.metrics([result.score for result in results], golds)
 
     def describe(self, results: Sequence[Any], golds: Sequence[Any], records: Sequence[Record]) -> dict[str, Any]:
         return self._scores.describe([result.score for result in results], golds, records)
-
-    def state(self) -> dict[str, Any]:
-        return self._scores.state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._scores.restore(state)

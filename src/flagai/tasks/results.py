@@ -58,6 +58,7 @@ def to_json(result: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
+    """A value of `to_json` as one line of JSON, other scripts than Latin as they are."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -30,6 +30,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
+    """The device as it is, a GPU with the name of its maker behind: "cpu", "cuda:0 (…)"."""
     if device.startswith("cuda"):
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return device

@@ -76,6 +76,7 @@ class RunFolder:
         write_json(self / "env.json", environment)
 
     def mark(self, status: Status, **values: Any) -> None:
+        """Write status.json: that the folder is flagai's, the status, and `values` (step, error)."""
         write_json(self / STATUS, {"program": PROGRAM, "version": 1, "status": status, **values})
 
     def _status(self) -> dict[str, Any]:

@@ -30,8 +30,10 @@ class TrainState:
     """sums since the last line of the log"""
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON, for the checkpoint's state.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
+        """The state that `to_json` wrote."""
         return cls(**values)

@@ -145,7 +145,7 @@ def _undecodable(data: bytes, path: Path, codec: str, error: UnicodeDecodeError)
 
 
 def _encoding_advice(data: bytes, path: Path, codec: str) -> str:
-    if codec != "gb18030" and _looks_like_gb18030(data):
+    if codec != "gb18030" and looks_like_gb18030(data):
         return (
             "it reads as GB18030 (GBK): set data.encoding: gb18030, or convert it with "
             f"`iconv -f GB18030 -t UTF-8 {path.name} > utf8-{path.name}`"
@@ -155,7 +155,7 @@ def _encoding_advice(data: bytes, path: Path, codec: str) -> str:
     return "save the file as UTF-8, or name its encoding in data.encoding (for example cp1252 or big5)"
 
 
-def _looks_like_gb18030(data: bytes) -> bool:
+def looks_like_gb18030(data: bytes) -> bool:
     """GB18030 decodes much that it never wrote, so most of what is not ASCII must be in its common core, GB2312."""
     try:
         text = data.decode("gb18030")
