@@ -60,11 +60,11 @@ def run(
     strategy.place(model)
     with packing.packed(model) if pack else contextlib.nullcontext():
         examples = [example for windows in task.encode_many(records) for example in windows]
-        outputs = loop.run(task, strategy.evaluate, examples, with_loss=True, **size)
-    results = loop.decode(task, outputs.rows, examples, records)
-    assert outputs.loss is not None
-    logits = [row["logits"] for row in outputs.rows]
-    return logits, outputs.loss, task.metrics(results, [task.gold(record) for record in records])
+        rows = loop.run(task, strategy.evaluate, examples, **size)
+        answers = loop.answer(task, strategy.evaluate, examples, records, with_loss=True, **size)
+    assert answers.loss is not None
+    golds = [task.gold(record) for record in records]
+    return [row["logits"] for row in rows], answers.loss, task.metrics(answers.results, golds)
 
 
 WAYS = pytest.mark.parametrize(
