@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from flagai.models.dropout import keep_mask
 from flagai.models.packing_plan import Buckets, Plan
 
 NAME: Final = "flagai_packed"
@@ -117,12 +118,12 @@ class _BucketedAttention(torch.autograd.Function):
             else:
                 torch.baddbmm(bias.to(qs.dtype), qs, ks.mT, out=square)
             torch.softmax(square, -1, out=square)
-        kept = torch.empty_like(weights, dtype=torch.bool).bernoulli_(1 - dropout) if dropout else None
+        kept, factor = keep_mask(weights.shape, dropout) if dropout else (None, 1.0)
         out = torch.empty_like(v)
-        for square, vs, outs in zip(*_cut(buckets, _drop(weights, kept, dropout), v, out), strict=True):
+        for square, vs, outs in zip(*_cut(buckets, _drop(weights, kept, factor), v, out), strict=True):
             torch.bmm(square, vs, out=outs)
         ctx.save_for_backward(q, k, v, weights, kept)
-        ctx.buckets, ctx.dropout, ctx.scale = buckets, dropout, scale
+        ctx.buckets, ctx.factor, ctx.scale = buckets, factor, scale
         return out.index_select(0, buckets.scatter).unflatten(0, (-1, heads))
 
     @staticmethod
@@ -140,11 +141,11 @@ def _bucketed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         grad.index_fill_(0, buckets.pad_slots, 0)  # a pad's query belongs to no token
     slopes = torch.empty_like(weights)
     grad_q, grad_k, grad_v = (torch.empty_like(t) for t in (q, k, v))
-    dropped = _drop(weights, kept, ctx.dropout)
+    dropped = _drop(weights, kept, ctx.factor)
     for slope, square, grads, vs, out in zip(*_cut(buckets, slopes, dropped, grad, v, grad_v), strict=True):
         torch.bmm(grads, vs.mT, out=slope)
         torch.bmm(square.mT, grads, out=out)
-    slopes = _drop(slopes, kept, ctx.dropout)
+    slopes = _drop(slopes, kept, ctx.factor)
     for slope, square, qs, ks, out_q, out_k in zip(*_cut(buckets, slopes, weights, q, k, grad_q, grad_k), strict=True):
         slope = torch.ops.aten._softmax_backward_data(slope, square, -1, square.dtype)
         torch.bmm(slope, ks, out=out_q)
@@ -159,8 +160,8 @@ def _cut(buckets: Buckets, *flats: Tensor) -> list[list[Tensor]]:
     return [buckets.squares(flat) if flat.dim() == 1 else buckets.rows(flat) for flat in flats]
 
 
-def _drop(weights: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return weights if kept is None else (weights * kept).mul_(1 / (1 - dropout))
+def _drop(weights: Tensor, kept: Tensor | None, factor: float) -> Tensor:
+    return weights if kept is None else (weights * kept).mul_(factor)
 
 
 # The mask function is that of plain SDPA, so that a batch that is not packed masks its pads. A packed batch brings its

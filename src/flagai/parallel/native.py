@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from flagai.models.dropout import quicken
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
 from flagai.parallel.strategy import Batch, Loss, Strategy
 
@@ -32,6 +33,8 @@ class SingleProcess(Strategy):
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         self._model = model.to(self.device)
+        if self.device.type == "cpu":
+            quicken(self._model)
         return self._model
 
     def optimizer(self, factory: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
