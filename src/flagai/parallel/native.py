@@ -11,7 +11,9 @@ from flagai.models.dropout import quicken
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
 from flagai.parallel.strategy import Batch, Loss, Strategy
 
-INPUT_NAMES = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
+INPUT_NAMES = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "position_ids", "context_length", "logits_to_keep"}
+)
 
 
 class SingleProcess(Strategy):
