@@ -36,6 +36,7 @@ _FAMILIES: Final[Mapping[str, str | None]] = {
     "distilbert": "transformer",
     "electra": "encoder",
     "ernie": "encoder",
+    "flagai_glm": None,
     "gpt2": None,
     "modernbert": None,
     "roberta": "encoder",
@@ -166,7 +167,7 @@ def _pack_inputs(
     for name in _PER_TOKEN:
         if call.get(name) is not None:
             call[name] = plan.pack(call[name])
-    call["position_ids"] = plan.pack(positions)
+    call["position_ids"] = _pack_positions(plan, positions)
     # transformers hands a four-dimensional mask through; one without elements fails loudly if attention ever used it.
     call["attention_mask"] = torch.empty(1, 1, 1, 0, dtype=torch.bool, device=positions.device)
     call[_PLAN] = plan
@@ -192,7 +193,9 @@ def _plan(base: PreTrainedModel, call: Mapping[str, Any]) -> Plan | None:
         return None
     if any(call.get(name) is not None and call[name] is not False for name in _UNPACKABLE):
         return None
-    if not _outputs_can_be_padded(base, call) or (positions is not None and positions.dim() != 2):
+    if not _outputs_can_be_padded(base, call):
+        return None
+    if positions is not None and positions.dim() != (3 if base.config.model_type == "flagai_glm" else 2):
         return None
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return None
@@ -211,7 +214,7 @@ def _positions(base: PreTrainedModel, call: Mapping[str, Any], plan: Plan) -> Te
     """The positions [rows, width] that the padded path would use."""
     given, ids, embedded = (call.get(name) for name in ("position_ids", "input_ids", "inputs_embeds"))
     if given is not None:
-        return given.expand(plan.rows, plan.width)
+        return given.expand(plan.rows, *given.shape[1:])
     tokens = ids if ids is not None else embedded
     embeddings: Any = getattr(base, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts tokens that are not the pad
@@ -220,6 +223,13 @@ def _positions(base: PreTrainedModel, call: Mapping[str, Any], plan: Plan) -> Te
         return embeddings.create_position_ids_from_input_ids(ids, embeddings.padding_idx)
     assert tokens is not None
     return torch.arange(plan.width, device=tokens.device).expand(plan.rows, plan.width)
+
+
+def _pack_positions(plan: Plan, positions: Tensor) -> Tensor:
+    """[rows, width] to [1, T]; a GLM's two kinds of position [rows, 2, width] to [1, 2, T]."""
+    if positions.dim() == 2:
+        return plan.pack(positions)
+    return plan.pack(positions.transpose(1, 2)).transpose(1, 2)
 
 
 def _unpack_last(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

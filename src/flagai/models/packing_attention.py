@@ -37,6 +37,7 @@ def packed_attention(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     flagai_packed: Plan | None = None,
+    context_length: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in each layer; without a plan it is that library's own SDPA path.
@@ -45,6 +46,7 @@ def packed_attention(
         query, key, value: [1, heads, T, dim] of a packed row.
         attention_mask: ignored where there is a plan.
         sliding_window: texts longer than this attend to a distance of `sliding_window - 1` to either side.
+        context_length: [rows] of the padded batch, a GLM's: what follows a text's context sees what stands before it.
 
     Returns:
         [1, T, heads, dim] and None (no attention weights).
@@ -55,15 +57,18 @@ def packed_attention(
     plan = flagai_packed
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    contexts = context_length if context_length is None or plan.order is None else context_length[plan.order]
     window = sliding_window if sliding_window is not None and sliding_window <= plan.lengths[-1] - 1 else None
     # bfloat16 attention of short texts on a CPU is slower than float32 (its backward five times), and less exact.
     narrow = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
     tokens = [t[0].transpose(0, 1) for t in (query, key, value)]
     with torch.autocast(query.device.type, enabled=False):
         q, k, v = (t.float() for t in tokens) if narrow else tokens
-        if not causal and window is None and _wants_buckets(plan, query, dropout):
+        if contexts is not None:
+            out = _with_contexts(q, k, v, plan, contexts, dropout=dropout, scale=scale)
+        elif not causal and window is None and _wants_buckets(plan, query, dropout):
             buckets = plan.buckets(query.shape[1], query.device)
-            out: Any = _BucketedAttention.apply(q, k, v, buckets, dropout, scale)
+            out = _BucketedAttention.apply(q, k, v, buckets, dropout, scale)
         else:
             out = _by_length(q, k, v, plan, dropout=dropout, scale=scale, causal=causal, window=window)
     return out.to(query.dtype).unsqueeze(0), None
@@ -90,6 +95,24 @@ def _by_length(
         )
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _with_contexts(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, contexts: Tensor, *, dropout: float, scale: float
+) -> Tensor:
+    """As `_by_length` for texts whose first part is read both ways; `contexts` [rows] in packed order."""
+    sizes = [rows * length for rows, length in plan.groups]
+    outs: list[Tensor] = []
+    first = 0
+    for (rows, length), *parts in zip(plan.groups, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
+        qs, ks, vs = (part.unflatten(0, (rows, length)).transpose(1, 2) for part in parts)
+        places = torch.arange(length, device=q.device)
+        ends = contexts[first : first + rows, None, None, None]
+        seen = (places <= places[:, None]) | (places < ends)
+        out = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=seen, dropout_p=dropout, scale=scale)
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+        first += rows
+    return torch.cat(outs)
 
 
 def _band(length: int, window: int, causal: bool, device: torch.device) -> Tensor:

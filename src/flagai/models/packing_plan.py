@@ -65,12 +65,14 @@ class Plan:
         rows, width: the shape of the padded batch.
         lengths: real tokens of each row, in packed order: ascending, so that equal lengths are neighbours.
         index: [T] place of each packed token in the flattened padded batch; None where nothing is padded.
+        order: [rows] which row of the batch each packed text is; None where they lie in the batch's own order.
     """
 
     rows: int
     width: int
     lengths: tuple[int, ...]
     index: Tensor | None
+    order: Tensor | None = None
     _buckets: dict[tuple[int, torch.device], Buckets] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -118,7 +120,7 @@ def make_plan(attention_mask: Tensor) -> Plan | None:
         return Plan(rows=rows, width=width, lengths=tuple(counts), index=None)
     order = torch.argsort(lengths, stable=True)
     index = (order[:, None] * width + columns)[columns < lengths[order][:, None]]
-    return Plan(rows=rows, width=width, lengths=tuple(sorted(counts)), index=index)
+    return Plan(rows=rows, width=width, lengths=tuple(sorted(counts)), index=index, order=order)
 
 
 def _make_buckets(lengths: tuple[int, ...], heads: int, device: torch.device) -> Buckets:

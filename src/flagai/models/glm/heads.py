@@ -77,7 +77,7 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             context_length = attention_mask.reshape(-1).expand(len(hidden))
         if context_length is None:
             raise DataError(f"pool_token {self.config.pool_token!r} needs context_length", expected="[batch]")
-        return hidden[rows, context_length - (self.config.pool_token == "pad")]
+        return hidden[rows, context_length - (1 if self.config.pool_token == "pad" else 0)]
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,13 +17,19 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from flagai.errors import DataError
 from flagai.models.glm.attention import Visibility, eager_attention, read_context, visibility
 from flagai.models.glm.configuration import GLMConfig
 from flagai.models.glm.decoding import BlankDecodingMixin
+
+
+def _ending(linear: nn.Linear) -> nn.Linear:
+    """Marks the last layer of a residual branch, which starts smaller."""
+    linear.ends_branch = True  # type: ignore[assignment]
+    return linear
 
 
 class GLMAttention(nn.Module):
@@ -39,7 +45,7 @@ class GLMAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = _ending(nn.Linear(config.hidden_size, config.hidden_size))
 
     def forward(
         self, hidden: Tensor, seen: Visibility, past_key_values: Cache | None = None, **kwargs: Any
@@ -66,7 +72,7 @@ class GLMMLP(nn.Module):
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.dense_4h_to_h = _ending(nn.Linear(4 * config.hidden_size, config.hidden_size))
         self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -124,12 +130,12 @@ class GLMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, 0.02), the two output projections of a layer divided by √(2 · layers), as Megatron does."""
-        super()._init_weights(module)
-        std = self.config.initializer_range / (2 * self.config.num_layers) ** 0.5
-        if isinstance(module, GLMAttention):
-            init.normal_(module.dense.weight, mean=0.0, std=std)
-        elif isinstance(module, GLMMLP):
-            init.normal_(module.dense_4h_to_h.weight, mean=0.0, std=std)
+        if getattr(module, "ends_branch", False):
+            std = self.config.initializer_range / (2 * self.config.num_layers) ** 0.5
+            init.normal_(module.weight, mean=0.0, std=std)  # type: ignore[arg-type]
+            init.zeros_(module.bias)  # type: ignore[arg-type]
+        else:
+            super()._init_weights(module)
 
 
 class GLMModel(GLMPreTrainedModel):
@@ -150,7 +156,6 @@ class GLMModel(GLMPreTrainedModel):
         """Put another word embedding in its place."""
         self.word_embeddings = value  # type: ignore[assignment]
 
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -172,7 +177,7 @@ class GLMModel(GLMPreTrainedModel):
             context_length: [batch], columns of the context that all may see (left pads counted); default: all.
             position_ids: [batch, 2, tokens], position in the text and in the answer; [batch, tokens] means answers
                 at 0. Default: counted on, answers at 0.
-            past_key_values: a `Cache`, filled on the way.
+            past_key_values: a `Cache`, filled on the way; `use_cache=True` makes one where none is given.
 
         Raises:
             DataError: shapes that do not fit, a context longer than the text, a position beyond the table.
@@ -194,7 +199,7 @@ class GLMModel(GLMPreTrainedModel):
         for layer in self.transformer.layers:
             hidden = layer(hidden, seen, past_key_values=past_key_values, **kwargs)
         hidden = self.transformer.final_layernorm(hidden)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values if use_cache else None)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
     def _seen(
         self,
@@ -319,9 +324,14 @@ class GLMForConditionalGeneration(GLMPreTrainedModel, BlankDecodingMixin, Genera
             labels = None if labels is None else labels[:, kept]
         logits = self.lm_head(hidden)
         return CausalLMOutputWithPast(
-            loss=None if labels is None else F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten()),  # type: ignore[arg-type]
+            loss=None if labels is None else _token_loss(logits, labels),  # type: ignore[arg-type]
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    flat = logits.flatten(0, -2)
+    return F.cross_entropy(flat.float() if flat.itemsize < 4 else flat, labels.flatten())
