@@ -14,8 +14,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
-import flagai.models.glm.labeling  # the Auto classes know our GLM
-import flagai.models.glm.registration  # noqa: F401
+import flagai.models.glm.registration  # noqa: F401 - the Auto classes know our GLM
 from flagai.models import packing, packing_attention
 from flagai.models.packing_plan import make_plan
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from flagai.hub import BUNDLED
 from flagai.models import zoo
 
 JUNE_2022 = [
@@ -19,6 +20,22 @@ JUNE_2022 = [
     "cpm-large-ch",
     *(f"opt-{size}-en" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b")),
 ]
+ENCODERS = ("all-MiniLM-L6-v2", "BERT-base-en", "RoBERTa-base-ch")
+GLM = {
+    "GLM-large-ch": "THUDM/glm-large-chinese",
+    "GLM-large-en": "THUDM/glm-large",
+    "GLM-10b-ch": "THUDM/glm-10b-chinese",
+    "GLM-10b-en": "THUDM/glm-10b",
+    "GLM-2b": "THUDM/glm-2b",
+    "GLM-515m": "THUDM/glm-515m",
+    "GLM-roberta-large": "THUDM/glm-roberta-large",
+}
+
+
+@pytest.mark.parametrize("name", GLM)
+def test_glm_has_its_place_on_the_hub(name: str) -> None:
+    entry = zoo.find(name.lower())
+    assert entry is not None and entry.runs and entry.family == "glm" and entry.huggingface == GLM[name]
 
 
 @pytest.mark.parametrize("name", JUNE_2022)
@@ -33,9 +50,9 @@ def test_unknown_names_are_none() -> None:
 
 
 def test_what_runs_says_where_it_comes_from_and_what_does_not_says_why() -> None:
-    assert {entry.name for entry in zoo.ZOO if entry.runs} == {"all-MiniLM-L6-v2", "BERT-base-en", "RoBERTa-base-ch"}
+    assert {entry.name for entry in zoo.ZOO if entry.runs} == {*ENCODERS, *GLM, "glm-tiny-poetry-ch"}
     for entry in zoo.ZOO:
-        assert entry.huggingface if entry.runs else entry.note
+        assert entry.huggingface or entry.name in BUNDLED if entry.runs else entry.note
 
 
 def test_ids_have_the_form_of_hub_ids_and_names_are_unique() -> None:
@@ -47,5 +64,6 @@ def test_ids_have_the_form_of_hub_ids_and_names_are_unique() -> None:
 
 
 def test_names_begin_with_what_runs() -> None:
-    assert zoo.names()[:3] == ["all-MiniLM-L6-v2", "BERT-base-en", "RoBERTa-base-ch"]
+    running = sorted([*ENCODERS, *GLM, "glm-tiny-poetry-ch"], key=str.lower)
+    assert zoo.names()[: len(running)] == running
     assert len(zoo.names()) == len(zoo.ZOO)

@@ -22,6 +22,9 @@ from flagai.models.checkpoints import (
     read_state_dict,
     verify_weights,
 )
+from flagai.models.glm.folders import config_of, glm_config
+from flagai.models.glm.reading import brings_classifier, build_from
+from flagai.models.glm.sources import open_glm
 from flagai.models.headed import HEAD_FILE, HeadedModel, fill_head, load_head, make_head, save_model
 from flagai.models.loading import auto_class, drop_pooler, load_body, quiet_config
 from flagai.models.quiet import quiet_transformers
@@ -53,7 +56,7 @@ class Head(Protocol):
 
     @property
     def body(self) -> str:
-        """The kind of model: "sequence-classification", "token-classification" or "encoder"."""
+        """The kind of model, a key of `loading.BODIES`."""
         ...
 
     @property
@@ -89,8 +92,8 @@ def build_model(
     and nothing left over. The names of what started anew are the model's attribute `fresh_parameters`.
 
     Args:
-        folder: a Hugging Face folder, or one of the original's BERT or RoBERTa.
-        head: `body` is "sequence-classification", "token-classification" or "encoder"; `module` names our own head.
+        folder: a Hugging Face folder, one of the original's BERT or RoBERTa, or a GLM in any layout.
+        head: `body` is a key of `loading.BODIES`; `module` names our own head.
         dtype: of the body, fp32 unless given.
         id2label: names of the labels, kept in the configuration.
         pad_token_id: set where the configuration has none (decoders need one to find a text's last token).
@@ -109,13 +112,19 @@ def build_model(
             where=str(info.folder),
         )
     fresh = not (info.folder / "task.json").is_file() if fresh_head is None else fresh_head
-    state, config, converted = _source(info)
+    glm = open_glm(folder) if info.layout == "glm" else None
+    state, config, converted = _source(info) if glm is None else (None, config_of(glm.found, glm.sizes), None)
     known = fresh is False or _same_labels(config, id2label)
-    if not known and converted is None:
+    if not known and converted is None and glm is None:
         state = _without_head(head.body, config, info, state)
     _label(config, head.num_labels, id2label, pad_token_id)
     _set_dropout(config, head)
-    body, report = load_body(head.body, config, info.folder, state, dtype=dtype, seed=seed)
+    if glm is None:
+        body, report = load_body(head.body, config, info.folder, state, dtype=dtype, seed=seed)
+    else:
+        kind = auto_class(head.body, config, str(info.folder))
+        heads = known and (not fresh or brings_classifier(glm))
+        body, report = build_from(glm, kind, config, dtype=dtype, seed=seed, heads=heads)
     fresh_names = report.check(body, fresh=fresh, where=str(info.folder))
     if not head.module:
         if not fresh and (info.folder / HEAD_FILE).is_file():
@@ -217,18 +226,13 @@ def read_config(folder: str | Path) -> Any:
 
     Errors: `MissingFileError` without config.json, `ModelError` for a family transformers does not have.
     """
+    if (glm := glm_config(folder)) is not None:
+        return glm
     folder = iteration_folder(Path(folder))
     file = folder / "config.json"
     raw = read_json(file)
     if "model_type" not in raw and (state := _legacy_state(folder)) is not None:
         return quiet_config(legacy_bert.to_huggingface(state, raw).config, str(file))
-    if raw.get("model_type") == "glm" and "max_sequence_length" in raw:
-        raise ModelError(
-            "a GLM of 2022 (transformers' own GlmConfig is another model with the same name)",
-            expected="an encoder for this task",
-            fix="choose a BERT, RoBERTa or MiniLM; `flagai models` lists what runs",
-            where=str(file),
-        )
     return quiet_config(raw, str(file))
 
 

@@ -14,14 +14,16 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flagai.errors import CheckpointError, MissingFileError, ModelError
+from flagai.errors import CheckpointError, MissingFileError
 from flagai.hub import file_sha256
+from flagai.models.fits import fingerprint as fingerprint
+from flagai.models.fits import tokenizer_fits as tokenizer_fits
 from flagai.models.safetensors_file import read_safetensors, safetensors_header
 
 if TYPE_CHECKING:
     import torch
 
-Layout = Literal["huggingface", "flagai", "adapter", "unknown"]
+Layout = Literal["huggingface", "flagai", "glm", "adapter", "unknown"]
 Form = Literal["safetensors", "pickle"]
 
 _SAFE_NAMES: Final = ("model.safetensors", "adapter_model.safetensors")
@@ -32,6 +34,7 @@ _PICKLE_NAMES: Final = (
     "model.pt",
     "adapter_model.bin",
 )
+_TRACKERS: Final = ("latest_iteration.txt", "latest_checkpointed_iteration.txt", "latest")
 _SLICES: Final = ("mp_rank_*_model_states.pt", "pytorch_model_[0-9][0-9].bin")
 _WRAPPERS: Final = ("module", "state_dict", "model_state_dict", "model")
 _SHOWN: Final = 8
@@ -61,9 +64,11 @@ def inspect(folder: str | Path, *, which: Literal["latest", "best"] = "latest") 
     Errors: `MissingFileError` without a folder, `CheckpointError` without weights or with damaged ones.
     """
     folder = iteration_folder(Path(folder), which)
-    files, form = _weight_files(folder)
+    files, form = weight_files(folder)
     for file in files:
         _refuse_pointer(file)
+    if len(slices := [file for file in files if is_slice(file)]) > 1:
+        _refuse_slices(folder, slices)
     if form == "pickle":
         return WeightsInfo(folder=folder, files=files, format="pickle", layout="unknown")
     shapes = {name: shape for file in files for name, shape in safetensors_header(file).items()}
@@ -74,10 +79,19 @@ def inspect(folder: str | Path, *, which: Literal["latest", "best"] = "latest") 
 def verify_weights(folder: str | Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> WeightsInfo:
     """As `inspect`, but pickles are opened (safely, memory-mapped) too, and shapes are compared with `expected`.
 
+    A GLM of 2022 in any layout is accounted for whole: its shapes are those of the merged tensors, by our names.
     Errors: `CheckpointError` for anything that is missing, cut off, of another shape or unsafe.
     """
-    info = inspect(folder)
-    if info.format == "pickle":
+    from flagai.models.glm.folders import config_of, find_glm
+
+    if (glm := find_glm(folder)) is not None:
+        from flagai.models.glm.sources import Source
+
+        source = Source(glm)
+        config_of(glm, source.sizes)
+        form = "safetensors" if glm.files[0].suffix == ".safetensors" else "pickle"
+        info = WeightsInfo(folder=glm.folder, files=glm.files, format=form, layout="glm", shapes=source.our_shapes())
+    elif (info := inspect(folder)).format == "pickle":
         state = read_state_dict(info.folder)
         layout = "adapter" if info.files[0].name.startswith("adapter_") else layout_of(state)
         info = replace(info, shapes={name: tuple(t.shape) for name, t in state.items()}, layout=layout)
@@ -87,8 +101,15 @@ def verify_weights(folder: str | Path, expected: Mapping[str, tuple[int, ...]] |
 
 
 def read_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder under the names they have there (an outer `{"module": …}` is taken off), on the CPU."""
+    """All tensors of a folder under the names they have there (an outer `{"module": …}` is taken off), on the CPU.
+
+    The model-parallel slices of a GLM come merged, under our names.
+    """
     info = inspect(folder)
+    if len(info.files) > 1 and is_slice(info.files[0]):
+        from flagai.models.glm.reading import read_weights
+
+        return dict(read_weights(folder))
     state: dict[str, torch.Tensor] = {}
     for file in info.files:
         part = read_safetensors(file) if info.format == "safetensors" else read_pickle(file)
@@ -98,11 +119,15 @@ def read_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
 
 def read_pickle(file: str | Path) -> dict[str, torch.Tensor]:
     """The state dict in one PyTorch file, its wrapping taken off. Errors: see `flagai.models.pickles.load`."""
-    import torch
-
     from flagai.models import pickles
 
-    found = pickles.load(file)
+    return state_in(pickles.load(file), file)
+
+
+def state_in(found: object, file: Path | str) -> dict[str, torch.Tensor]:
+    """The state dict in what a file holds, its wrapping taken off. Errors: `CheckpointError` where there is none."""
+    import torch
+
     for name in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -152,17 +177,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def iteration_folder(folder: Path, which: str = "latest") -> Path:
-    """The folder itself, or the iteration that the original's `latest_iteration.txt` ("latest<TAB>best") names."""
+    """The folder itself, or the iteration that the original's `latest_iteration.txt` ("latest<TAB>best") names.
+
+    THUDM and DeepSpeed name it in `latest_checkpointed_iteration.txt` and `latest`.
+    """
     if not folder.is_dir():
         raise MissingFileError(f"no folder {str(folder)!r}", expected="a folder with config.json and weights")
-    for name in ("latest_iteration.txt", "latest_checkpointed_iteration.txt"):
+    for name in _TRACKERS:
         tracker = folder / name
         if not tracker.is_file():
             continue
         parts = tracker.read_text("utf-8", errors="replace").split()
         number = parts[1 if which == "best" and len(parts) > 1 else 0] if parts else ""
         inner = folder / number
-        if not re.fullmatch(r"\w+", number) or not inner.is_dir():
+        if not re.fullmatch(r"\w[\w.-]*", number) or not inner.is_dir():
             raise CheckpointError(
                 f"it names the iteration {number!r}, and there is no such folder",
                 expected=f"one of {_list(p.name for p in folder.iterdir() if p.is_dir())}",
@@ -173,7 +201,11 @@ def iteration_folder(folder: Path, which: str = "latest") -> Path:
     return folder
 
 
-def _weight_files(folder: Path) -> tuple[tuple[Path, ...], Form]:
+def weight_files(folder: Path) -> tuple[tuple[Path, ...], Form]:
+    """The files with the weights of a folder, all shards or all model-parallel slices of them; none is opened.
+
+    Errors: `CheckpointError` where there are none, or where some of them are missing.
+    """
     groups: tuple[tuple[tuple[str, ...], str, Form], ...] = (
         (_SAFE_NAMES[:1], "model.safetensors.index.json", "safetensors"),
         (_PICKLE_NAMES[:-1], "pytorch_model.bin.index.json", "pickle"),
@@ -185,9 +217,35 @@ def _weight_files(folder: Path) -> tuple[tuple[Path, ...], Form]:
             return _shards(folder / index), form
         for name in names:
             if (folder / name).is_file():
-                _refuse_slices(folder, name)
-                return (folder / name,), form
+                return _all_slices(folder / name), form
+    if slices := _slices_in(folder):
+        return _all_slices(slices[0]), "pickle"
     raise _no_weights(folder)
+
+
+def is_slice(file: Path) -> bool:
+    """Whether a file's name is that of one of several model-parallel slices."""
+    return any(file.match(pattern) for pattern in _SLICES)
+
+
+def _slices_in(folder: Path) -> list[Path]:
+    return next((found for pattern in _SLICES if (found := sorted(folder.glob(pattern)))), [])
+
+
+def _all_slices(file: Path) -> tuple[Path, ...]:
+    if not is_slice(file):
+        return (file,)
+    pattern = next(one for one in _SLICES if file.match(one))
+    files = tuple(sorted(file.parent.glob(pattern)))
+    wanted = [re.sub(r"\d\d+", f"{rank:02d}", file.name, count=1) for rank in range(len(files))]
+    if missing := sorted(set(wanted) - {one.name for one in files}):
+        raise CheckpointError(
+            f"a shard is missing: {missing[0]} is not there, {files[-1].name} is",
+            expected="all model-parallel shards, numbered from 00",
+            fix="copy or download the missing file",
+            where=str(file.parent),
+        )
+    return files
 
 
 def _no_weights(folder: Path) -> CheckpointError:
@@ -237,16 +295,16 @@ def _check_index(index: Path, table: Mapping[str, str], files: Iterable[Path]) -
         )
 
 
-def _refuse_slices(folder: Path, name: str) -> None:
-    for pattern in _SLICES:
-        slices = sorted(file.name for file in folder.glob(pattern))
-        if name in slices and len(slices) > 1:
-            raise CheckpointError(
-                f"the weights are cut into {len(slices)} model-parallel slices: {_list(slices)}",
-                expected="one file with all weights",
-                fix="save them unsliced with the program that made them",
-                where=str(folder),
-            )
+def _refuse_slices(folder: Path, files: list[Path]) -> None:
+    from flagai.models.glm.folders import find_glm
+
+    if find_glm(folder) is None:
+        raise CheckpointError(
+            f"the weights are cut into {len(files)} model-parallel slices: {_list(file.name for file in files)}",
+            expected="one file with all weights; slices are merged for GLM alone",
+            fix="save them unsliced with the program that made them",
+            where=str(folder),
+        )
 
 
 def _refuse_pointer(file: Path) -> None:
@@ -279,68 +337,3 @@ def _compare(info: WeightsInfo, expected: Mapping[str, tuple[int, ...]]) -> None
 def _list(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
-
-
-# tokenizer and model
-
-_PROBES: Final = (
-    "The quick brown fox can't jump 12,345 fences; naïve café.",
-    "6月15日，河南省文物考古研究所公布了“曹操墓”的发掘成果。",
-    "混排 text：GPT-2 與ＢＥＲＴ、全角！ 😀👩‍👩‍👧 𠀀",
-    "  leading  and\ttrailing \n",
-)
-
-
-def tokenizer_fits(tokenizer: Any, config: Any, *, where: str = "") -> None:
-    """Check that every id a tokenizer can give has a row in the model's embedding, and that both pad alike.
-
-    Errors: `ModelError`, before a wrong id reads beyond the embedding (on a GPU that is a crash far from its cause).
-    """
-    rows = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "vocab_size", None)
-    if rows is None:
-        return
-    highest = max((*tokenizer.get_vocab().values(), len(tokenizer) - 1))
-    fix = "use the tokenizer the model was trained with"
-    special = sorted(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    if beyond := [f"{token!r} = {number}" for number, token in special if number >= rows]:
-        raise ModelError(
-            f"special tokens lie beyond the embedding: {', '.join(beyond)}",
-            expected=f"ids below {rows}, the rows of the model's embedding",
-            fix=fix,
-            where=where,
-        )
-    if highest >= rows:
-        raise ModelError(
-            f"the tokenizer has ids up to {highest}, the model's embedding has {rows} rows",
-            expected=f"ids below {rows}",
-            fix=fix,
-            where=where,
-        )
-    _check_pad(tokenizer, config, where)
-
-
-def _check_pad(tokenizer: Any, config: Any, where: str) -> None:
-    theirs = getattr(config, "pad_token_id", None)
-    if tokenizer.pad_token_id is None:
-        raise ModelError(
-            "the tokenizer has no padding token",
-            expected="a pad token",
-            fix='set "pad_token" in tokenizer_config.json (for a decoder, its end-of-text token)',
-            where=where,
-        )
-    if theirs is not None and theirs != tokenizer.pad_token_id:
-        raise ModelError(
-            f"the tokenizer pads with id {tokenizer.pad_token_id}, the model with {theirs}",
-            expected="one padding id",
-            fix='use the tokenizer the model was trained with, or correct "pad_token_id" in config.json',
-            where=where,
-        )
-
-
-def fingerprint(tokenizer: Any) -> str:
-    """A hash that changes when a tokenizer gives other ids: sha256 over the ids of probe sentences and the size."""
-    # not verbose: a probe may be longer than a small model reads, which harms nothing here
-    ids = [tokenizer(text, verbose=False)["input_ids"] for text in _PROBES]
-    pairs = tokenizer(_PROBES[0], _PROBES[1], verbose=False)["input_ids"]
-    text = json.dumps([len(tokenizer), ids, pairs], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

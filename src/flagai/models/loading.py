@@ -23,32 +23,69 @@ BODIES: Final = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "masked-lm": "AutoModelForMaskedLM",
+    "conditional-generation": "AutoModelForSeq2SeqLM",
     "encoder": "AutoModel",
 }
 _COUNTERS: Final = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|attn\.bias)$")
 """buffers that old files hold and today's models compute"""
 _POOLER: Final = re.compile(r"(^|\.)pooler\.")
 _SHOWN: Final = 8
+_ONLY_2022: Final = {"max_sequence_length", "block_position_encoding"}
+"""fields of a GLM of 2022 that GLM-4, which bears the same name in transformers, does not have"""
 
 
 def quiet_config(raw: Mapping[str, Any], where: str) -> Any:
     """A configuration from the content of a config.json. Errors: `ModelError` for a family not in transformers."""
     from transformers import CONFIG_MAPPING
 
+    if is_glm(raw):
+        return _glm_config(raw, where)
     fields = {name: value for name, value in raw.items() if name != "auto_map"}
     family = fields.pop("model_type", None)
     if not isinstance(family, str):
         raise ModelError("config.json names no model_type", expected='for instance "bert"', where=where)
     if "quantization_config" in raw:
-        raise ModelError(
-            "the weights are quantised", expected="plain weights", fix="use the model's plain copy", where=where
-        )
+        raise _quantised(where)
     if family not in CONFIG_MAPPING:
         raise _unknown_family(family, raw, where)
+    return _made(CONFIG_MAPPING[family], fields, where)
+
+
+def is_glm(raw: Mapping[str, Any]) -> bool:
+    """Whether the content of a config.json names a GLM of 2022, ours or a published one; GLM-4 is transformers'."""
+    return raw.get("model_type") == "flagai_glm" or (
+        raw.get("model_type") == "glm" and _ONLY_2022 & raw.keys() != set()
+    )
+
+
+def _glm_config(raw: Mapping[str, Any], where: str) -> Any:
+    from flagai.models.glm import registration  # noqa: F401 - it registers the classes
+    from flagai.models.glm.configuration import GLMConfig
+
+    fields = {name: value for name, value in raw.items() if name != "auto_map"}
+    if "quantization_config" in raw:
+        raise _quantised(where)
+    try:
+        return _made(GLMConfig, fields, where)
+    except ModelError as error:
+        if error.where:
+            raise
+        raise ModelError(error.found, expected=error.expected, fix=error.fix, where=where) from error
+
+
+def _quantised(where: str) -> ModelError:
+    return ModelError(
+        "the weights are quantised", expected="plain weights", fix="use the model's plain copy", where=where
+    )
+
+
+def _made(kind: Any, fields: dict[str, Any], where: str) -> Any:
     try:
         with quiet_transformers():
-            return CONFIG_MAPPING[family].from_dict(fields)
+            return kind.from_dict(fields)
     except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"the configuration cannot be meant ({_first_line(error)})", where=where) from error
     except Exception as error:  # huggingface_hub's strict dataclasses raise classes of their own
         if type(error).__module__.startswith("huggingface_hub"):

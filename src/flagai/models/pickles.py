@@ -1,6 +1,7 @@
 """Foreign PyTorch pickles: which globals a file names, and its tensors, read without running anything in it.
 
-It knows nothing of models: what comes back is the object as it was saved, of plain containers and tensors only.
+It knows nothing of models: what comes back is the object as it was saved, of plain containers and tensors only, and
+`Inert` in the place of states (of random generators, of programs) that nobody reads.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -35,6 +36,30 @@ _ALLOWED: Final = frozenset(
     | {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 )
 """the random state of NumPy lies in the original's files where save_rng was set"""
+_INERT: Final = frozenset(
+    {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}
+    | {"argparse.Namespace", "random.Random", "numpy.random.__RandomState_ctor"}
+    | {f"numpy.random._pickle.__{what}_ctor" for what in ("randomstate", "generator", "bit_generator")}
+    | {"numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64"}
+    | {f"numpy.random.bit_generator.{what}SeedSequence" for what in ("", "__pyx_unpickle_")}
+    | {f"deepspeed.runtime.fp16.loss_scaler.{what}" for what in ("LossScaler", "DynamicLossScaler", "LossScalerBase")}
+)
+"""what published training states name besides: never imported, an `Inert` stands in its place"""
+_DTYPES: Final = "?bBhHiIlLqQefdSU"
+"""of NumPy arrays: numbers and texts, no Python objects"""
+
+
+class Inert:
+    """Stands for an object of a pickle that was not made: takes whatever the pickle gives it and keeps nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def globals_in(path: str | Path) -> frozenset[str]:
@@ -103,13 +128,16 @@ def _joined(parts: list[object]) -> str:
 def load(path: str | Path) -> Any:
     """The object in a PyTorch file: tensors on the CPU (memory-mapped where the file allows it) in plain containers.
 
-    Errors: `CheckpointError`, naming the globals, where a file asks for anything but tensors, before it is opened;
+    States of random generators and of programs come back as `Inert`, NumPy arrays as they are.
+    Errors: `CheckpointError`, naming the globals, where a file asks for anything else, before it is opened;
     `CheckpointError` for a file that is damaged or cut off.
     """
     path = Path(path)
-    _refuse_code(path, globals_in(path))
+    names = globals_in(path)
+    _refuse_code(path, names)
+    allowed: list[Any] = [*_numpy_globals(), *((Inert, name) for name in sorted(names & _INERT))]
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise _unsafe(path, _first_line(error)) from error
@@ -118,7 +146,7 @@ def load(path: str | Path) -> Any:
 
 
 def _refuse_code(path: Path, names: frozenset[str]) -> None:
-    if foreign := sorted(names - _ALLOWED):
+    if foreign := sorted(names - _ALLOWED - _INERT):
         raise _unsafe(path, ", ".join(foreign))
 
 
@@ -147,4 +175,16 @@ def _numpy_globals() -> list[Any]:
     from numpy._core import multiarray  # the public name moved between NumPy 1 and 2; old files hold the old one
 
     rebuild = getattr(multiarray, "_reconstruct")  # noqa: B009 (a private name that pickles of arrays hold)
-    return [np.ndarray, np.dtype, rebuild, (rebuild, "numpy.core.multiarray._reconstruct"), type(np.dtype("uint32"))]
+    kinds = {type(np.dtype(kind)) for kind in _DTYPES}
+    return [np.ndarray, np.dtype, rebuild, (rebuild, "numpy.core.multiarray._reconstruct"), *kinds]
+
+
+def save(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a PyTorch file of tensors in plain containers: only for layouts of others, whose format is a pickle.
+
+    Errors: OSError as it comes.
+    """
+    try:
+        torch.save(dict(content), path)
+    except RuntimeError as error:  # what torch's writer makes of a refusal of the operating system
+        raise OSError(None, _first_line(error), str(path)) from error

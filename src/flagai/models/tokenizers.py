@@ -26,13 +26,16 @@ _CASED_SHARE: Final = 0.05
 def build_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a folder (character offsets need one).
 
-    A folder with `vocab.txt` alone, as the original writes it, is a BERT WordPiece tokenizer. A decoder without a
+    A folder with `vocab.txt` alone, as the original writes it, is a BERT WordPiece tokenizer; a GLM has its own
+    (`models/glm/tokenization.py`). A decoder without a
     padding token pads with its end-of-text token.
     Errors: `MissingFileError` without vocabulary, `ModelError` where no fast tokenizer can be had, `CheckpointError`
     for damaged files.
     """
-    folder = _tokenizer_folder(Path(folder))
-    tokenizer = _load(folder)
+    inner = _tokenizer_folder(Path(folder))
+    glm = _is_glm(inner) or _is_glm(Path(folder))
+    folder = inner
+    tokenizer = _glm_tokenizer(folder) if glm else _load(folder)
     if not tokenizer.is_fast:
         raise _no_fast(folder, type(tokenizer).__name__)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -42,9 +45,26 @@ def build_tokenizer(folder: str | Path, *, model_max_length: int | None = None) 
     return tokenizer
 
 
+def _is_glm(folder: Path) -> bool:
+    """Whether a folder holds a GLM of 2022 or the tokenizer of one."""
+    from flagai.models.glm.folders import find_glm
+    from flagai.models.glm.tokenization_folders import recognise
+
+    return recognise(folder) is not None or find_glm(folder) is not None
+
+
+def _glm_tokenizer(folder: Path) -> Any:
+    from flagai.models.glm.tokenization import GLMTokenizer, glm_tokenizer_of
+
+    made = glm_tokenizer_of(folder)
+    return GLMTokenizer.from_vocabulary(folder) if made is None else made
+
+
 def _tokenizer_folder(folder: Path) -> Path:
     inner = iteration_folder(folder)
-    return inner if any((inner / name).is_file() for name in (*_FILES, "vocab.txt")) else folder
+    names = {entry.name for entry in inner.iterdir()}
+    found = names & {*_FILES, "vocab.txt"} or any(name.endswith(".model") for name in names)
+    return inner if found else folder
 
 
 def _load(folder: Path) -> Any:

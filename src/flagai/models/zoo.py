@@ -24,7 +24,7 @@ class ZooEntry:
 
 
 _DECODER: Final = "text generation is not part of this version"
-_GLM: Final = "GLM of 2022 is not part of this version; the hub copy needs program code of its own, which is never run"
+_NO_COPY: Final = "no public copy of these weights is known; a folder with them loads by its path"
 _VISION: Final = "pictures are not part of this version"
 _CODE: Final = "needs program code from the hub, which is never run"
 
@@ -85,16 +85,30 @@ def _language_models() -> list[ZooEntry]:
 
 
 def _glm() -> list[ZooEntry]:
-    ids = {
-        "GLM-large-ch": "THUDM/glm-large-chinese",
-        "GLM-large-en": None,
-        "GLM-large-en-generation": None,
-        "GLM-10b-ch": "THUDM/glm-10b-chinese",
+    rows = {
+        "GLM-large-ch": ("glm-large-chinese", "Chinese, 24 layers of 1024, 356 M parameters, 1,024 tokens"),
+        "GLM-large-en": ("glm-large", "English, 24 layers of 1024, 335 M parameters, 512 tokens, [MASK] alone"),
+        "GLM-10b-ch": ("glm-10b-chinese", "Chinese, 48 layers of 4096, 9.9 B parameters, 1,024 tokens"),
+        "GLM-10b-en": ("glm-10b", "English, 48 layers of 4096, 9.9 B parameters, 1,024 tokens"),
+        "GLM-2b": ("glm-2b", "English, 36 layers of 2048, 1.9 B parameters, 1,024 tokens"),
+        "GLM-515m": ("glm-515m", "English, 30 layers of 1152, 515 M parameters, 512 tokens, [MASK] alone"),
+        "GLM-roberta-large": (
+            "glm-roberta-large",
+            "English, 24 layers of 1024, 355 M parameters, 512 tokens, [MASK] alone",
+        ),
     }
     scope = {"GLM-large-ch": "ZhipuAI/glm-large-chinese"}
+    found = [
+        ZooEntry(
+            name=name, family="glm", huggingface=f"THUDM/{hub_id}", modelscope=scope.get(name), runs=True, note=note
+        )
+        for name, (hub_id, note) in rows.items()
+    ]
+    poems = "Chinese poems, by flagai itself: title, first line or gaps; comes with flagai, no network needed"
     return [
-        ZooEntry(name=name, family="glm", huggingface=hub_id, modelscope=scope.get(name), note=_GLM)
-        for name, hub_id in ids.items()
+        ZooEntry(name="glm-tiny-poetry-ch", family="glm", runs=True, note=poems),
+        *found,
+        ZooEntry(name="GLM-large-en-generation", family="glm", note=_NO_COPY),
     ]
 
 

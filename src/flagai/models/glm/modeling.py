@@ -127,6 +127,17 @@ class GLMPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(GLMAttention, index=1),
     }
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it; a folder in a published layout is read too, its fused rows split.
+
+        Errors: those of `reading.load_published`: nothing starts at random in silence.
+        """
+        from flagai.models.glm.reading import load_published
+
+        model = None if args else load_published(cls, pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs) if model is None else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, 0.02), the two output projections of a layer divided by √(2 · layers), as Megatron does."""

@@ -12,11 +12,15 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from flagai.models.glm.configuration import GLMConfig
 from flagai.models.glm.heads import GLMForMultipleChoice, GLMForSequenceClassification
+from flagai.models.glm.labeling import GLMForTokenClassification
 from flagai.models.glm.modeling import GLMForConditionalGeneration, GLMModel
+from flagai.models.glm.tokenization import GLMTokenizer
 
 AutoConfig.register(GLMConfig.model_type, GLMConfig)
 AutoModel.register(GLMConfig, GLMModel)
@@ -25,3 +29,5 @@ AutoModelForSeq2SeqLM.register(GLMConfig, GLMForConditionalGeneration)
 AutoModelForCausalLM.register(GLMConfig, GLMForConditionalGeneration)
 AutoModelForSequenceClassification.register(GLMConfig, GLMForSequenceClassification)
 AutoModelForMultipleChoice.register(GLMConfig, GLMForMultipleChoice)
+AutoModelForTokenClassification.register(GLMConfig, GLMForTokenClassification)
+AutoTokenizer.register(GLMConfig, fast_tokenizer_class=GLMTokenizer)

@@ -1,0 +1,79 @@
+"""Folders that are either whole or not there. Knows not what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from flagai.errors import FlagaiError, OutputError
+
+TEMPORARY: Final = ".writing-"
+"""how the name of a folder begins that is not whole yet"""
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, *, mark: str = "") -> Iterator[Path]:
+    """Write into a temporary folder beside `target`, flush it and rename it: a crash leaves the old one or none.
+
+    Args:
+        mark: part of the temporary name, where several processes may write the same folder at once.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written; the temporary folder is gone by then.
+    """
+    temporary = target.parent / f"{TEMPORARY}{mark}{target.name}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        _flush(temporary)
+        _replace(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, FlagaiError):
+            raise
+        raise cannot_write(error, target) from error
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        # safetensors reports a full disk with an error class of its own
+        if isinstance(error, Exception) and "No space left" in str(error):
+            raise cannot_write(OSError(errno.ENOSPC, "No space left on device"), target) from error
+        raise
+
+
+def cannot_write(error: OSError, target: Path) -> OutputError:
+    """The error for a file or folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        "the disk is full" if full else f"it cannot be written: {error.strerror or error}",
+        where=str(target),
+        expected="space for the model and, while training, three times its size"
+        if full
+        else "a folder you may write to",
+        fix="free some space (or lower train.keep_last) and run the same command again: it continues"
+        if full
+        else "choose another output",
+    )
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename, moving an older version aside first: a folder cannot be renamed over one that is not empty."""
+    old = target.parent / f"{TEMPORARY}old-{target.name}"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(temporary, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
