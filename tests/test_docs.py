@@ -298,8 +298,10 @@ def test_the_readme_runs(
         f"model: {tiny_bert}\ntask: classification\ndata: {{train: train.jsonl, eval: dev.jsonl}}\noutput: runs/one\n",
         encoding="utf-8",
     )
-    (_, code), *others = blocks(README, "python")
-    assert not others
+    (_, code), (_, writing) = blocks(README, "python")
+    exec(compile(writing, "README.md", "exec"), {"__name__": "readme"})
+    poem = capsys.readouterr().out
+    assert poem.startswith("白日依山尽，") and "MASK" not in poem and len(poem.strip()) > len("白日依山尽，")
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("runs/one/final {'accuracy'")

@@ -171,6 +171,10 @@ def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             values[section] = _moved(inner, folder)
         elif isinstance(inner, Mapping):
             values[section] = {key: _moved(value, folder) if key in names else value for key, value in inner.items()}
+    mixture = values["data"].get("mixture") if isinstance(values.get("data"), Mapping) else None
+    if isinstance(mixture, Mapping):
+        moved = {_moved(path, folder): weight for path, weight in mixture.items()}
+        values["data"] = {**values["data"], "mixture": moved}
     return values
 
 

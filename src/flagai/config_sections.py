@@ -140,6 +140,12 @@ class TaskConfig(Section):
         default=None, description="whether text vectors get length one; null: what suits the task"
     )
     inner_dim: int = Field(default=64, gt=0, description="size of the vectors of a GlobalPointer head")
+    blanks: str | dict[str, bool | int | float | str | None] | None = Field(
+        default=None,
+        description="which blanks pre-training makes: the name of a published run (base, large-chinese, 10b, …), or "
+        "settings such as bert_prob, gap_sentence_prob, mask_ratio (`like: name` starts from that run's); "
+        "null: as large-chinese where the vocabulary has [gMASK], else as base",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TaskConfig:
@@ -187,6 +193,9 @@ class ColumnsConfig(Section):
     text: str | None = Field(default=None, description="column of the text")
     text_pair: str | None = Field(default=None, description="column of the second text")
     label: str | None = Field(default=None, description="column of the label, the labels, the score or the entities")
+    prompt: str | None = Field(
+        default=None, description="column of what stands before the text and is read, not learned (pre-training)"
+    )
 
 
 class AuditConfig(Section):
@@ -202,6 +211,11 @@ class DataConfig(Section):
 
     train: str | None = Field(
         default=None, description="file of training rows, or a folder with train, dev and test files"
+    )
+    mixture: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        description="instead of train: several corpora or files and their weights, as shares of the samples "
+        "(pre-training)",
     )
     eval: str | None = Field(
         default=None, description="file by which the best model is chosen; null: a seeded part of train"
@@ -226,6 +240,9 @@ class DataConfig(Section):
         lt=1,
         description="share of train held out where there is no eval; null: 0.1; 0: no evaluation",
     )
+    join_documents: bool = Field(
+        default=False, description="whether short documents of a corpus share a sample (pre-training)"
+    )
     audit: AuditConfig = Field(default=AuditConfig(), description="the check of the data before training")
 
     @model_validator(mode="after")
@@ -236,6 +253,13 @@ class DataConfig(Section):
                 expected="one of them: a file, or a share of data.train",
                 fix="remove data.eval_fraction",
                 where="data",
+            )
+        if self.mixture is not None and (self.train is not None or not self.mixture):
+            raise ConfigError(
+                "data.train and data.mixture are both set" if self.mixture else "data.mixture names no corpus",
+                expected="one of them: a file or corpus, or several with weights",
+                fix="remove data.train" if self.mixture else "name corpora, as in mixture: {a: 2, b: 1}",
+                where="data.mixture",
             )
         if self.stride is not None and self.max_length is not None and self.stride >= self.max_length:
             raise ConfigError(
@@ -275,11 +299,24 @@ class TrainConfig(Section):
         default=None, gt=0, description="that of the new head; null: as learning_rate"
     )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, not applied to biases and norms")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's memory of gradients")
+    adam_beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="AdamW's memory of squared gradients; pre-training often takes 0.98"
+    )
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's smallest denominator")
     warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises"
+        default=0.1, ge=0, lt=1, description="share of the steps (or of decay_steps) in which the learning rate rises"
     )
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="how the learning rate falls after the warm-up"
+    )
+    decay_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="lowest learning rate, as a share of the highest, at the end of the fall"
+    )
+    decay_steps: int | None = Field(
+        default=None,
+        gt=0,
+        description="steps in which the learning rate rises and falls; then it stays at its lowest; null: all steps",
     )
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="longest gradient; null: no clipping")
     precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at files of examples.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+ckpt_app = typer.Typer(help="Look at checkpoints of GLM, and write them in another layout.", no_args_is_help=True)
+app.add_typer(ckpt_app, name="ckpt")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
 Config = Annotated[Path, typer.Argument(help="A run.yaml; see `flagai init`.", metavar="RUN.YAML")]
@@ -90,6 +92,28 @@ def data_check(
     check(config, context.args, offline=offline, as_json=as_json)
 
 
+@data_app.command("corpus")
+def data_corpus(
+    files: Annotated[
+        list[Path], typer.Argument(help="Documents: jsonl, txt (one a line), json, csv, tsv, parquet; also .gz.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder, name or hub id to take the tokenizer from.")],
+    text: Annotated[str, typer.Option(help="Field of the text.")] = "text",
+    prompt: Annotated[str, typer.Option(help="Field of what is read before it, not learned.")] = "prompt",
+    encoding: Encoding = None,
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out rows without text.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: by size. Speed only.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a corpus that is there.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Turn documents into a token corpus for pre-training (`blank-infilling`), read from disk as it is needed."""
+    from flagai.cli.corpus import corpus as run
+
+    options = {"text": text, "prompt": prompt, "encoding": encoding, "skip_empty": skip_empty}
+    run(files, out, tokenizer, workers=workers, force=force, offline=offline, **options)
+
+
 @app.command(context_settings=OVERRIDES)
 def train(
     context: typer.Context,
@@ -128,9 +152,20 @@ def evaluate(
 
 @app.command()
 def predict(
-    folder: Folder,
-    text: Annotated[str | None, typer.Argument(help="A text; without it, --file or lines of standard input.")] = None,
-    text_pair: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A trained folder (not with --model), then a text or the two of a pair; "
+            "without a text, --file or lines of standard input.",
+            metavar="[FOLDER] [TEXT] [TEXT_PAIR]",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A name of `flagai models`, a folder or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="With --model: a name of `flagai tasks`.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="For tasks that write: seed=3, temperature=0.7, num_beams=4, …; may be repeated."),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Texts: jsonl, csv, tsv, parquet, or txt.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")
@@ -141,14 +176,16 @@ def predict(
     batch_tokens: BatchTokens = None,
     offline: Offline = False,
 ) -> None:
-    """Answer texts with a trained model: one JSON line each, in order.
+    """Answer texts with a model: one JSON line each, in order.
+
+    For example: flagai predict runs/first "a text", or flagai predict --task poetry --model glm-tiny-poetry-ch 静夜
 
     A line of standard input is a text, `text<TAB>second text`, or a JSON object.
     """
     from flagai.cli.predict import predict as run
 
     options = {"device": device, "precision": precision, "batch_tokens": batch_tokens, "offline": offline}
-    run(folder, text, text_pair, file, output, encoding=encoding, **options)
+    run(words or [], file, output, model=model, task=task, settings=settings or [], encoding=encoding, **options)
 
 
 @app.command()
@@ -159,6 +196,41 @@ def merge(
     from flagai.cli.merge import merge as run
 
     run(folder, output, offline=offline)
+
+
+@ckpt_app.command("convert")
+def ckpt_convert(
+    source: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")],
+    target: Annotated[Path, typer.Argument(help="The new folder.")],
+    layout: Annotated[str, typer.Option(help="flagai, huggingface, thudm or flagai-original.")] = "flagai",
+    shards: Annotated[
+        int | None, typer.Option(help="Files of weights; model-parallel parts for the last two layouts.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
+) -> None:
+    """Write a GLM in another layout or in another number of shards, needing the memory of one shard."""
+    from flagai.cli.ckpt import convert
+
+    convert(source, target, layout=layout, shards=shards, dtype=dtype)
+
+
+@ckpt_app.command("inspect")
+def ckpt_inspect(
+    folder: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a GLM's checkpoint and show its layout, sizes, parameters and dtype."""
+    from flagai.cli.ckpt import inspect
+
+    inspect(folder, as_json=as_json)
+
+
+@ckpt_app.command("ls")
+def ckpt_ls(folder: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")]) -> None:
+    """List the tensors of a GLM's checkpoint under their published names."""
+    from flagai.cli.ckpt import ls
+
+    ls(folder)
 
 
 @app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagai.errors import ConfigError
+
 if TYPE_CHECKING:
     from flagai.predict.predictor import Predictor
 
@@ -18,6 +20,31 @@ def columns_of(folder: Path) -> dict[str, str]:
             columns = load_config(candidate).data.columns.model_dump()
             return {name: column for name, column in columns.items() if column is not None}
     return {}
+
+
+def predictor_of_model(name: str, task: str | None, *, device: str, precision: str, offline: bool) -> Predictor:
+    """The predictor of a name of `flagai models`, a folder or a hub id, for a task of `flagai tasks`.
+
+    Raises:
+        ConfigError: no task is named, and the model carries none.
+    """
+    from flagai.auto import AutoLoader, load_saved, locate
+    from flagai.parallel.precision import choose_device, resolve_precision
+    from flagai.predict.predictor import Predictor
+    from flagai.tasks.saved import FILE
+
+    chosen = choose_device(device, where="--device")
+    precision = resolve_precision(precision, chosen, where="--precision")
+    if task is None:
+        folder = locate(name, offline=offline)
+        if not (folder / FILE).is_file():
+            raise ConfigError(
+                f"{name} carries no task", where="--model", expected="--task too", fix="`flagai tasks` lists them"
+            )
+        loaded = load_saved(folder, offline=offline)
+        return Predictor(loaded.model, loaded.tokenizer, loaded.task, device=str(chosen), precision=precision)
+    loader = AutoLoader(task, name, offline=offline)
+    return Predictor(loader.get_model(), loader.get_tokenizer(), device=str(chosen), precision=precision)
 
 
 def predictor_of(folder: Path, *, device: str, precision: str, offline: bool) -> Predictor:

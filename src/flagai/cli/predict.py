@@ -6,42 +6,85 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from flagai.cli.folders import columns_of, predictor_of
+from flagai.cli.folders import columns_of, predictor_of, predictor_of_model
 from flagai.cli.stdin import standard_input
 from flagai.data.record import Record
 from flagai.errors import ConfigError, DataError, OutputError
+
+if TYPE_CHECKING:
+    from flagai.predict.predictor import Predictor
 
 _LINES = 1024  # lines of standard input answered together
 
 
 def predict(
-    folder: Path,
-    text: str | None,
-    text_pair: str | None,
+    words: Sequence[str],
     file: Path | None,
     output: Path | None,
     *,
+    model: str | None,
+    task: str | None,
+    settings: Sequence[str],
     encoding: str | None,
     device: str,
     precision: str,
     batch_tokens: int | None,
     offline: bool,
 ) -> None:
+    """Answer and write.
+
+    Args:
+        words: the folder unless `model` is given, then a text and its pair, as far as given.
+        settings: `option=value` of how a task that writes chooses its words.
+    """
     from flagai.tasks.results import dumps, to_json
 
+    folder, text, text_pair = _arguments(words, model, task)
     if text is not None and file is not None:
         raise ConfigError("a text and --file are both given", fix="give one of them")
-    predictor = predictor_of(folder, device=device, precision=precision, offline=offline)
+    options = {"device": device, "precision": precision, "offline": offline}
+    if folder is not None:
+        predictor, columns = predictor_of(folder, **options), columns_of(folder)
+    else:
+        predictor, columns = predictor_of_model(str(model), task, **options), {}
+    if settings:
+        _set(predictor, settings)
     with _target(output) as target:
-        for records in _chunks(_records(text, text_pair, file, predictor.task.kind, encoding, columns_of(folder))):
+        for records in _chunks(_records(text, text_pair, file, predictor.task.kind, encoding, columns)):
             for result in predictor.predict_records(records, batch_tokens=batch_tokens):
                 target.write(dumps(to_json(result)) + "\n")
             target.flush()
+
+
+def _arguments(words: Sequence[str], model: str | None, task: str | None) -> tuple[Path | None, str | None, str | None]:
+    """(folder, text, second text)"""
+    if model is None and task is not None:
+        raise ConfigError(
+            "--task without --model", where="--task", fix="a trained folder brings its task: leave it out"
+        )
+    if model is None and not words:
+        raise ConfigError("no model is named", expected="a trained folder, or --model with --task")
+    folder = Path(words[0]) if model is None else None
+    texts = [*words[folder is not None :], None, None]
+    if len(texts) > 4:
+        raise ConfigError(f"{texts[2]!r} is one text too many", expected="a text, or the two texts of a pair")
+    return folder, texts[0], texts[1]
+
+
+def _set(predictor: Predictor, settings: Sequence[str]) -> None:
+    from flagai.config_text import parse_overrides
+    from flagai.generate.options import make_options
+    from flagai.tasks.writing import WritingTask
+
+    task = predictor.task
+    if not isinstance(task, WritingTask):
+        raise ConfigError(f"the task {task.options.name!r} does not write", where="--set", fix="leave --set out")
+    task.generation = make_options(dict(parse_overrides(settings)), task.generation)
 
 
 def _records(

@@ -7,11 +7,16 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Final
 
 import typer
 
 from flagai.cli.overrides import load
 from flagai.cli.train import run_training
+
+
+_POET: Final = "glm-tiny-poetry-ch"
+_TITLE: Final = "静夜"
 
 
 def quickstart(output: Path, fresh: bool, overrides: Sequence[str]) -> None:
@@ -23,11 +28,20 @@ def quickstart(output: Path, fresh: bool, overrides: Sequence[str]) -> None:
     accuracy = metrics.get("test", {}).get("accuracy")
     if accuracy is not None:  # data.test=null leaves the test out
         typer.echo(f"\ntest accuracy {accuracy:.2%}")
+    typer.echo(f"\nand the small GLM in the package, for the title {_TITLE}:\n  {_poem(_TITLE)}")
     typer.echo("\ntype next:")
     command = "flagai" if shutil.which("flagai") else ".venv/bin/flagai"
     typer.echo(f'  {command} predict {config.output}/final "my card has not arrived yet"')
     typer.echo(f"  {_opener()} {config.output}/report.html")
     typer.echo(f"  {command} init YOUR_FILE.csv    # then: {command} train run.yaml")
+    typer.echo(f"  {command} predict --task poetry --model {_POET} 秋江：七言律诗")
+
+
+def _poem(title: str) -> str:
+    from flagai import AutoLoader, Predictor
+
+    loader = AutoLoader("poetry", _POET, offline=True)
+    return Predictor(loader.get_model(), loader.get_tokenizer()).predict(title).text
 
 
 def _opener() -> str:

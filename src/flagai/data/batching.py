@@ -7,24 +7,34 @@ so neither the world size nor the number of workers nor a resumed run can change
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from flagai.data.example import Example, Examples
 from flagai.errors import ConfigError
 
 _POOL_BATCHES = 64  # how many batches are sorted by length together: larger pads less, smaller mixes more
 
 
-def pad(rows: Sequence[Sequence[Any]], value: Any, *, length: int | None = None, dtype: Any = np.int64) -> np.ndarray:
+def pad(
+    rows: Sequence[Sequence[Any] | np.ndarray], value: Any, *, length: int | None = None, dtype: Any = np.int64
+) -> np.ndarray:
     """Right-pad rows with `value` to `length` (default: the longest row) → array [rows, length]."""
     width = max((len(row) for row in rows), default=0) if length is None else length
     out = np.full((len(rows), width), value, dtype=dtype)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return out
+
+
+def slots_of(examples: Sequence[Example]) -> np.ndarray:
+    """`Example.slots` of each, int64 [examples]; examples that are made when asked for are not made for it."""
+    if isinstance(examples, Examples):
+        return np.asarray(examples.lengths, dtype=np.int64)
+    return np.array([example.slots for example in examples], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class BatchPlan:
     """Which examples each optimizer step sees.
 
     Args:
-        lengths: tokens of each example.
+        lengths: tokens of each example, or a function from the 0-based epoch to them.
         batch_size: examples of one optimizer step over all processes, or
         batch_tokens: most token slots (examples × longest) of one optimizer step over all processes.
         seed, data_hash: with the epoch, all that the order depends on.
@@ -55,7 +65,7 @@ class BatchPlan:
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray | Callable[[int], np.ndarray],
         *,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
@@ -64,8 +74,9 @@ class BatchPlan:
     ) -> None:
         if (batch_size is None) == (batch_tokens is None):
             raise ConfigError("need exactly one of batch_size and batch_tokens", where="train")
-        self._lengths = np.asarray(lengths, dtype=np.int64)
-        if batch_tokens is not None and len(lengths) and self._lengths.max() > batch_tokens:
+        self._of_epoch = lengths if callable(lengths) else None
+        self._lengths = lengths(0) if callable(lengths) else np.asarray(lengths, dtype=np.int64)
+        if batch_tokens is not None and len(self._lengths) and self._lengths.max() > batch_tokens:
             raise ConfigError(
                 f"an example of {self._lengths.max()} tokens does not fit a budget of {batch_tokens}",
                 where="train.batch_tokens",
@@ -88,15 +99,16 @@ class BatchPlan:
 
     def num_steps(self, epoch: int) -> int:
         """Optimizer steps of the 0-based epoch; the last of a fixed `batch_size` may be smaller than the others."""
-        if self._batch_size is not None:
-            return -(-len(self._lengths) // self._batch_size)
         if epoch not in self._counts:
-            self._counts[epoch] = len(self._cut(epoch))
+            if self._batch_size is not None:
+                self._counts[epoch] = -(-len(self._lengths_at(epoch)) // self._batch_size)
+            else:
+                self._counts[epoch] = len(self._cut(epoch))
         return self._counts[epoch]
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step within it) of the 0-based global step."""
-        if self._batch_size is not None:
+        if self._batch_size is not None and self._of_epoch is None:
             return divmod(step, self.num_steps(0))
         epoch = 0
         while step >= self.num_steps(epoch):
@@ -110,30 +122,33 @@ class BatchPlan:
         return self.epoch(epoch)[k]
 
     def fill(self, indices: np.ndarray) -> Fill:
-        """How full the one batch of these examples is, padded to the longest of them."""
+        """How full the one batch of these examples (of the first epoch) is, padded to the longest of them."""
         lengths = self._lengths[indices]
         return Fill(int(lengths.sum()), int(lengths.max(initial=0)) * len(lengths))
 
+    def _lengths_at(self, epoch: int) -> np.ndarray:
+        return self._lengths if self._of_epoch is None else self._of_epoch(epoch)
+
     def _cut(self, epoch: int) -> list[np.ndarray]:
-        rng = _generator(self._seed, epoch, self._data_hash)
-        order = rng.permutation(len(self._lengths))
-        batches = [batch for pool in self._pools(order) for batch in self._batches(pool)]
+        rng, lengths = _generator(self._seed, epoch, self._data_hash), self._lengths_at(epoch)
+        order = rng.permutation(len(lengths))
+        batches = [batch for pool in self._pools(order, lengths) for batch in self._batches(pool, lengths)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _pools(self, order: np.ndarray) -> list[np.ndarray]:
+    def _pools(self, order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """Cut the shuffled order into pools and sort each by length (stable: ties stay shuffled)."""
         if self._batch_size is not None:
             size = self._batch_size * _POOL_BATCHES
         else:
-            mean = max(1.0, float(self._lengths.mean())) if len(self._lengths) else 1.0
+            mean = max(1.0, float(lengths.mean())) if len(lengths) else 1.0
             size = max(1, int((self._batch_tokens or 0) / mean)) * _POOL_BATCHES
         pools = [order[i : i + size] for i in range(0, len(order), size)]
-        return [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools]
+        return [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
 
-    def _batches(self, pool: np.ndarray) -> list[np.ndarray]:
+    def _batches(self, pool: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         if self._batch_size is not None:
             return [pool[i : i + self._batch_size] for i in range(0, len(pool), self._batch_size)]
-        return cut_by_tokens(pool, self._lengths, self._batch_tokens or 0)
+        return cut_by_tokens(pool, lengths, self._batch_tokens or 0)
 
 
 def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:

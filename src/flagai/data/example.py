@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +20,7 @@ class Example:
     `offsets[i]` is the half-open range of code points of the text that token i covers, (0, 0) for special tokens.
     """
 
-    input_ids: list[int]
+    input_ids: Sequence[int] | np.ndarray
     record: int
     target: Any = None
     token_type_ids: list[int] | None = None
@@ -37,3 +42,34 @@ class Example:
     def __len__(self) -> int:
         """Tokens of the longest input: what padding and budgets count."""
         return max(len(self.input_ids), len(self.second_ids or ()))
+
+
+class Examples(ABC, Sequence[Example]):
+    """Examples that are made when they are asked for, of known lengths; they may be others in every epoch."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> np.ndarray:
+        """`Example.slots` of each, int64 [examples]."""
+
+    @abstractmethod
+    def at(self, epoch: int) -> Examples:
+        """Those of the 0-based epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _make(self, index: int) -> Example:
+        """The example at 0 ≤ index < len."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self._make(int(index) % len(self))

@@ -9,7 +9,7 @@ import torch
 
 from flagai.models.dropout import quicken
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
-from flagai.parallel.strategy import Batch, Loss, Strategy
+from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
 
 INPUT_NAMES = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "position_ids", "context_length", "logits_to_keep"}
@@ -83,16 +83,19 @@ class SingleProcess(Strategy):
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    def evaluate(self, batch: Mapping[str, Any], loss: Loss | None = None) -> tuple[Batch, tuple[float, float] | None]:
+    def evaluate(
+        self, batch: Mapping[str, Any], loss: Loss | None = None, answer: Answer | None = None
+    ) -> tuple[Mapping[str, Any], tuple[float, float] | None]:
         self._model.eval()
         moved = self._to_device(batch)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = self._model(**inputs_of(moved, self._model))
+            outputs = self._model(**inputs_of(moved, self._model)) if loss or answer is None else {}
+            answers = outputs if answer is None else answer(self._model, moved)
         if loss is None:
-            return outputs, None
+            return answers, None
         with torch.inference_mode():
             part, count = loss(outputs, moved)
-        return outputs, (part.item(), count.item())
+        return answers, (part.item(), count.item())
 
     def reduce(self, scalars: Sequence[float]) -> list[float]:
         return list(scalars)

@@ -10,6 +10,8 @@ import torch
 
 Batch = Mapping[str, torch.Tensor]
 Loss = Callable[[Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
+Answer = Callable[[Any, Batch], Mapping[str, Any]]
+"""(model, batch) → outputs, by more than one call of the model (`Task.generate`)"""
 
 
 class Strategy(ABC):
@@ -46,8 +48,14 @@ class Strategy(ABC):
         """One optimizer step, a learning rate for each parameter group; gradients are gone afterwards."""
 
     @abstractmethod
-    def evaluate(self, batch: Mapping[str, Any], loss: Loss | None = None) -> tuple[Batch, tuple[float, float] | None]:
-        """Outputs of the model in evaluation, and (loss sum, count) where a loss is given. No gradients."""
+    def evaluate(
+        self, batch: Mapping[str, Any], loss: Loss | None = None, answer: Answer | None = None
+    ) -> tuple[Mapping[str, Any], tuple[float, float] | None]:
+        """Outputs of the model in evaluation, and (loss sum, count) where a loss is given. No gradients.
+
+        Args:
+            answer: where given, what it makes are the outputs; a loss is of the model's own outputs all the same.
+        """
 
     @abstractmethod
     def reduce(self, scalars: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flagai.data.batching import cut_by_tokens
+from flagai.data.batching import cut_by_tokens, slots_of
 from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.tasks.base import Task
@@ -16,8 +16,8 @@ from flagai.tasks.base import Task
 BATCH_TOKENS = 4096
 """token slots of a batch in evaluation; results do not depend on it, speed and memory do"""
 
-Evaluate = Callable[[Mapping[str, Any], Any], tuple[Mapping[str, Any], tuple[float, float] | None]]
-"""`Strategy.evaluate`: (batch, loss or None) → (outputs, (loss sum, count) or None)"""
+Evaluate = Callable[..., tuple[Mapping[str, Any], tuple[float, float] | None]]
+"""`Strategy.evaluate`: (batch, loss or None, `generate` of a task that writes) → (outputs, (sum, count) or None)"""
 
 Rows = list[dict[str, np.ndarray]]
 
@@ -120,15 +120,17 @@ def _passes(
     for indices in _batches(examples, batch_tokens or BATCH_TOKENS, batch_size):
         part = [examples[i] for i in indices]
         batch = task.collate(part)
-        outputs, measured = evaluate(batch, loss)
+        outputs, measured = evaluate(batch, loss, task.generate) if task.writes else evaluate(batch, loss)
         if measured is not None:
             tally.loss_sum, tally.count = tally.loss_sum + measured[0], tally.count + measured[1]
-        yield [int(i) for i in indices], _rows(task, outputs, part, names)
+        # Outputs that somebody asks for by name are the model's own.
+        kept = outputs if names != task.outputs else task.collect(outputs, batch, len(part))
+        yield [int(i) for i in indices], _rows(task, kept, part, names)
 
 
 def _batches(examples: Sequence[Example], batch_tokens: int, batch_size: int | None) -> Iterator[np.ndarray]:
     """Longest last: batches of examples of similar length."""
-    lengths = np.array([example.slots for example in examples], dtype=np.int64)
+    lengths = slots_of(examples)
     order = np.argsort(lengths, kind="stable")
     if batch_size is not None:
         yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))

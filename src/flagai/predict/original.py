@@ -31,8 +31,6 @@ OriginalEntity = tuple[int, int, str]
 """(first character, last character, label), both ends inclusive"""
 
 _LATER = {
-    "predict_generate_beamsearch": "text generation",
-    "predict_generate_randomsample": "text generation",
     "predict_generate_contrastive_search": "text generation",
     "predict_generate_images": "pictures",
 }
@@ -45,7 +43,8 @@ def later(name: str) -> LaterReleaseError | None:
     what = _LATER[name]
     return LaterReleaseError(
         f"Predictor.{name} is not part of this release",
-        expected="one of: predict, predict_embedding, predict_cls_classifier, predict_masklm, predict_ner",
+        expected="one of: predict, generate, predict_embedding, predict_cls_classifier, predict_masklm, predict_ner, "
+        "predict_generate_randomsample, predict_generate_beamsearch",
         fix=f"wait for the release of flagai 2 that brings {what}" if what != "pictures" else f"{what} are not planned",
     )
 
@@ -217,6 +216,7 @@ class _Bare:
     """What `loop.run` reads of a task, for a model without one; runs the encoder alone where its states are wanted."""
 
     shared_outputs: tuple[str, ...] = ()
+    writes = False
 
     def __init__(self, predictor: Predictor, name: str) -> None:
         self._predictor = predictor
@@ -233,6 +233,9 @@ class _Bare:
         if examples[0].token_type_ids is not None:
             rows["token_type_ids"] = pad([e.token_type_ids or [] for e in examples], 0, length=length)
         return rows
+
+    def collect(self, outputs: Any, batch: Any, count: int) -> Any:
+        return outputs
 
     def evaluate(self, batch: Any, loss: None = None) -> tuple[Any, None]:
         if not self._encoder_only:

@@ -11,7 +11,7 @@ from flagai.errors import DataError, ModelError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.precision import choose_device, resolve_precision
-from flagai.predict import loop, original
+from flagai.predict import loop, original, writing
 from flagai.tasks.base import Task
 from flagai.tasks.table import TASKS
 
@@ -125,9 +125,38 @@ class Predictor:
             if progress is not None:
                 progress(min(start + _CHUNK, len(records)), len(records))
 
-    def evaluate(self, batch: Mapping[str, Any], loss: Any = None) -> Any:
+    def generate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        stream: Callable[[int, str], None] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Fill the masks of texts, or write on where a text has none: a `Writing` for a text, a list for a list.
+
+        Masks ([MASK], [sMASK], [gMASK]) are filled in order, each answer seeing those before it. Texts of different
+        lengths and numbers of masks go through the model together; results do not depend on that. A model whose task
+        writes (`poetry`) takes texts as that task does.
+
+        Args:
+            stream: called with (number of the text, piece) for every piece of an answer as soon as it is there.
+            batch_size, batch_tokens: speed and memory only.
+            options: of `flagai.generate.options.GenerationOptions`, under Hugging Face's names: `max_new_tokens`,
+                `do_sample`, `top_k`, `top_p`, `temperature`, `num_beams`, `seed`, …; default is what the task says.
+                With `num_return_sequences` above 1 there is a tuple of `Writing` for each text.
+
+        Raises:
+            ModelError: the model does not write (in this version only GLM does).
+            DataError: an empty text, a mask the vocabulary lacks, or a text beyond the model.
+            ConfigError: options that cannot be meant, or answers beyond the model.
+        """
+        return writing.generate(self, texts, stream=stream, batch_size=batch_size, batch_tokens=batch_tokens, **options)
+
+    def evaluate(self, batch: Mapping[str, Any], loss: Any = None, answer: Any = None) -> Any:
         """Outputs of the model for one padded batch, see `Strategy.evaluate`."""
-        return self._strategy.evaluate(batch, loss)
+        return self._strategy.evaluate(batch, loss, answer)
 
     # -- the original's methods, see `predict/original.py` ------------------------------------------------------
 
@@ -146,6 +175,33 @@ class Predictor:
     def predict_ner(self, text: str | Sequence[str], target: Sequence[str], maxlen: int = 256) -> Any:
         """Entities as (first character, last character, label), both ends inclusive; `target` names the classes."""
         return original.predict_ner(self, text, target, maxlen)
+
+    def predict_generate_randomsample(
+        self,
+        text: str,
+        input_max_length: int = 256,
+        out_max_length: int = 200,
+        top_k: int = 30,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        temperature: float = 1.0,
+    ) -> str:
+        """The text with its masks filled by drawing tokens, whole and with control tokens; GLM only in this version.
+
+        A text without a mask is written on, and only what is new comes back.
+
+        Args:
+            input_max_length: of no effect, as in the original: cutting a text could cut its masks.
+            out_max_length: most tokens of each answer.
+        """
+        options = {"top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty, "temperature": temperature}
+        return writing.predict_generate_randomsample(self, text, out_max_length, **options)
+
+    def predict_generate_beamsearch(
+        self, text: str, input_max_length: int = 256, out_max_length: int = 100, beam_size: int = 1
+    ) -> str:
+        """The same by beam search; scores are divided by the length, which the original did not."""
+        return writing.predict_generate_beamsearch(self, text, out_max_length, beam_size)
 
     def __getattr__(self, name: str) -> Any:
         raise original.later(name) or AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -179,6 +235,8 @@ def _task_of(model: Any, tokenizer: Any) -> Task | None:
     from flagai.auto import task_of
 
     task = task_of(model, tokenizer)
+    if task is None and writing.can_write(model, tokenizer):
+        return writing.plain_task(model, tokenizer)
     if task is None and not original.answers_without_task(model):
         raise _no_task(model)
     return task

@@ -74,7 +74,11 @@ class Task(ABC):
     """model outputs without a batch dimension (a CRF's transitions), handed to `decode` as they are"""
     metric_names: ClassVar[tuple[str, ...]]
     """what `metrics` returns"""
+    writes: ClassVar[bool] = False
+    """whether the outputs that `decode` reads come from `generate`, not from one call of the model"""
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
+    from_corpus: ClassVar[bool] = False
+    """whether the training data is a token corpus instead of labelled records"""
     pair_loss: ClassVar[bool] = False
     """whether the loss compares examples of one batch, so that accumulation changes it"""
 
@@ -205,6 +209,27 @@ class Task(ABC):
         if all(e.target is not None for e in examples):
             batch |= self.targets(examples, length)
         return batch
+
+    def collate_training(self, examples: Sequence[Example], *, epoch: int, seed: int) -> dict[str, np.ndarray]:
+        """The batch of a training step; other than `collate` where a task draws something anew in every epoch.
+
+        What is drawn may depend on the arguments alone, so that a continued run sees what an undisturbed one sees.
+        """
+        return self.collate(examples)
+
+    def generate(self, model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """For a task that `writes`: the outputs for a batch, from as many calls of the model as an answer has tokens.
+
+        Called by `Strategy.evaluate` on the model's device, without gradients; arrays with a batch dimension.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not write")
+
+    def collect(self, outputs: Mapping[str, Any], batch: Arrays, count: int) -> Mapping[str, Any]:
+        """What `decode` gets of a batch of `count` examples: the model's outputs, or what a task makes of them.
+
+        For tasks whose outputs have no batch dimension, or are too large to be kept until they are decoded.
+        """
+        return outputs
 
 
 def _advice(kind: str, trained: bool) -> str:

@@ -50,6 +50,19 @@ class Embedding:
     vector: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A text with its blanks filled, or written on.
+
+    `text` is the whole; `blanks` are the parts that were written, in order; `score` is how probable the model found
+    them: the geometric mean of the probabilities of their tokens, ends counted, in (0, 1].
+    """
+
+    text: str
+    blanks: tuple[str, ...]
+    score: float
+
+
 def to_json(result: Any) -> Any:
     """The JSON form of a result or a list of results (entities): floats rounded to 6 digits."""
     if isinstance(result, list | tuple):

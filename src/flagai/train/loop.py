@@ -11,7 +11,7 @@ from typing import Any
 
 from flagai.config import TrainConfig
 from flagai.data.batching import BatchPlan, cut
-from flagai.data.example import Example
+from flagai.data.example import Example, Examples
 from flagai.errors import ConfigError, NonFiniteLossError
 from flagai.parallel.strategy import Strategy
 from flagai.tasks.base import Task
@@ -72,7 +72,13 @@ class Loop:
         self._examples, self._plan, self._callbacks = examples, plan, callbacks
         self.state = state
         self.total_steps = config.max_steps or sum(plan.num_steps(epoch) for epoch in range(config.epochs))
-        self._factor = schedule(config.scheduler, total=self.total_steps, warmup_ratio=config.warmup_ratio)
+        self._factor = schedule(
+            config.scheduler,
+            total=self.total_steps,
+            warmup_ratio=config.warmup_ratio,
+            decay_ratio=config.decay_ratio,
+            decay_steps=config.decay_steps,
+        )
         self.best_metric = choose_metric(config, task)
         self._interrupt = Interrupt()
 
@@ -120,9 +126,13 @@ class Loop:
                 yield ready
 
     def _collate(self, step: int) -> tuple[list[dict[str, Any]], tuple[int, int, int]]:
-        indices = self._plan.step(step)
+        epoch, indices = self._plan.locate(step)[0], self._plan.step(step)
+        examples = self._examples.at(epoch) if isinstance(self._examples, Examples) else self._examples
         parts = cut(indices, accumulation=self._config.gradient_accumulation_steps, axis=self._strategy.data_axis())
-        micro_batches = [self._task.collate([self._examples[i] for i in part]) for part in parts]
+        micro_batches = [
+            self._task.collate_training([examples[i] for i in part], epoch=epoch, seed=self._config.seed)
+            for part in parts
+        ]
         useful = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
         return micro_batches, (useful, sum(batch["input_ids"].size for batch in micro_batches), len(indices))
 

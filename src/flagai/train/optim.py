@@ -35,6 +35,8 @@ def adamw(config: TrainConfig) -> Callable[[torch.nn.Module], torch.optim.AdamW]
                 }
                 for (is_head, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
             ],
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
             fused=True,
         )
 
@@ -53,18 +55,27 @@ def head_parameters(model: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in known]
 
 
-def schedule(kind: str, *, total: int, warmup_ratio: float) -> Callable[[int], float]:
-    """The factor on the learning rate at the 0-based step: up linearly, then down to 0 by `kind`."""
-    warmup = math.ceil(total * warmup_ratio)
+def schedule(
+    kind: str, *, total: int, warmup_ratio: float, decay_ratio: float = 0.0, decay_steps: int | None = None
+) -> Callable[[int], float]:
+    """The factor on the learning rate at the 0-based step: up linearly, then down to `decay_ratio` by `kind`.
+
+    Rise and fall take `decay_steps` (default: all); later the factor stays at `decay_ratio`. The formula is that of the
+    AnnealingLR by which GLM was pre-trained, with the warm-up one step ahead, so that the first step is not lost to a
+    learning rate of 0: W = warmup_ratio · steps, r = (step − W) / (steps − W),
+    cosine: ρ + (1 − ρ)(1 + cos πr) / 2, linear: 1 − (1 − ρ) r.
+    """
+    steps = decay_steps or total
+    warmup = math.ceil(steps * warmup_ratio)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, total - warmup)
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         if kind == "linear":
-            return 1 - progress
+            return 1 - (1 - decay_ratio) * progress
         if kind == "cosine":
-            return (1 + math.cos(math.pi * progress)) / 2
+            return decay_ratio + (1 - decay_ratio) * (1 + math.cos(math.pi * progress)) / 2
         return 1.0
 
     return factor

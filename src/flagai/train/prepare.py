@@ -9,12 +9,14 @@ from typing import Any
 
 from flagai.config import DataConfig, RunConfig
 from flagai.data.audit import Audit, audit
+from flagai.data.corpus import is_corpus
 from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.data.records import Kind, data_hash, file_sha256, find_splits, read_records
 from flagai.data.splits import split_records
 from flagai.errors import ConfigError, DataError, UnknownLabelError
 from flagai.tasks.base import Task
+from flagai.train.corpora import CorpusSources, read_corpora, refuse_corpus_settings
 
 Tell = Callable[[str], None]
 
@@ -23,8 +25,17 @@ Tell = Callable[[str], None]
 class Sources:
     """The records of each split and the file each came from."""
 
-    records: Mapping[str, list[Record]]
+    records: Mapping[str, Sequence[Record]]
     files: Mapping[str, str]
+
+    @property
+    def hash(self) -> str:
+        """The data hash of the order of examples: that of the training records."""
+        return data_hash(self.records["train"])
+
+    def golds(self, task: Task) -> list[Any]:
+        """The answers of the training records."""
+        return [task.gold(record) for record in self.records["train"]]
 
     def describe(self) -> dict[str, Any]:
         """For data.json: file, size and hash of each split."""
@@ -43,19 +54,22 @@ class Sources:
 class Prepared:
     """Data ready to train on."""
 
-    sources: Sources
-    examples: Mapping[str, list[Example]]
+    sources: Sources | CorpusSources
+    examples: Mapping[str, Sequence[Example]]
     audit: Audit
 
     @property
     def hash(self) -> str:
-        """The data hash of the order of examples: that of the training records."""
-        return data_hash(self.sources.records["train"])
+        """What the order of examples depends on, beside the seed."""
+        return self.sources.hash
 
 
-def read_sources(config: RunConfig, task: Task, tell: Tell) -> Sources:
+def read_sources(config: RunConfig, task: Task, tell: Tell) -> Sources | CorpusSources:
     """The files of `config.data`; without `eval`, a seeded part of the training records, said aloud."""
     files = _files(config.data)
+    if task.from_corpus:
+        return read_corpora(config, task, files, tell)
+    refuse_corpus_settings(config)
     records = {
         split: read_split(config.data, path, task.kind, split, label_required=task.label_required)
         for split, path in files.items()
@@ -85,12 +99,15 @@ def read_split(data: DataConfig, path: str, kind: Kind, split: str, *, label_req
     return records
 
 
-def prepare(config: RunConfig, task: Task, sources: Sources, tell: Tell) -> Prepared:
+def prepare(config: RunConfig, task: Task, sources: Sources | CorpusSources, tell: Tell) -> Prepared:
     """Fit the task, encode, audit, and refuse what would lose labels or text.
 
     Raises:
         DataError: a label the task does not know, a text beyond the model, or more damage than `fail_above`.
     """
+    if isinstance(sources, CorpusSources):
+        _tell_all(sources.audit(), tell)
+        return Prepared(sources, sources.examples, sources.audit())
     task.fit(sources.records["train"])
     may_cut, task.may_cut = task.may_cut, True  # let the audit see every loss before the first one is refused
     try:
@@ -132,7 +149,7 @@ def _tell_all(report: Audit, tell: Tell) -> None:
 def _files(data: DataConfig) -> dict[str, str]:
     files = {split: path for split in ("train", "eval", "test") if (path := getattr(data, split)) is not None}
     train = files.get("train")
-    if train is not None and Path(train).is_dir():
+    if train is not None and Path(train).is_dir() and not is_corpus(train):
         found = {split: str(path) for split, path in find_splits(train).items()}
         if "train" not in found:
             raise DataError("the folder has no training file", where=train, expected="train.jsonl, train.csv, …")
@@ -142,6 +159,8 @@ def _files(data: DataConfig) -> dict[str, str]:
 
 def training_file(config: RunConfig) -> str:
     """The training file; ConfigError where the run names none."""
+    if config.data.mixture:
+        return next(iter(config.data.mixture))
     if config.data.train is None:
         raise ConfigError(
             "there is no training file",

@@ -13,8 +13,8 @@ import torch
 
 from flagai.auto import Loaded, load_saved, save_folder
 from flagai.config import RunConfig, TrainConfig
-from flagai.data.batching import BatchPlan
-from flagai.data.example import Example
+from flagai.data.batching import BatchPlan, slots_of
+from flagai.data.example import Example, Examples
 from flagai.errors import ConfigError, OutputError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
@@ -147,8 +147,9 @@ class Trainer:
 
 def batch_plan(train: TrainConfig, data: Prepared) -> BatchPlan:
     """Which examples each step of a run sees. Raises ConfigError for an example beyond `batch_tokens`."""
+    examples = data.examples["train"]
     return BatchPlan(
-        [example.slots for example in data.examples["train"]],
+        (lambda epoch: slots_of(examples.at(epoch))) if isinstance(examples, Examples) else slots_of(examples),
         batch_size=train.batch_size,
         batch_tokens=train.batch_tokens,
         seed=train.seed,
@@ -282,7 +283,7 @@ class _Run:
             state=self.state,
             best_metric=self.loop.best_metric,
             measured=measured,
-            train_golds=[self.task.gold(record) for record in self.data.sources.records["train"]],
+            train_golds=self.data.sources.golds(self.task),
             model=best.model,
             task=best.task,
             source=source,
