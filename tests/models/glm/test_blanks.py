@@ -207,6 +207,28 @@ def test_a_suffix_ends_as_the_text_does_and_leaves_the_prompt_out_of_the_loss() 
         assert row.input_ids[row.context_length + 1 :].tolist() == ids[division:-1]
 
 
+def test_a_whole_answer_begins_right_behind_the_prompt() -> None:
+    ids = [CLS, 1, 2, 5, 6, 7, 8, EOS]
+    predicted = [0, 0, 0, 1, 1, 1, 1, 1]
+    options = replace(DOCUMENT, gpt_infill_prob=1.0, gpt_min_ratio=0.9, whole_answer_prob=1.0)
+    for position in range(20):
+        row = blanks(ids, options, position=position, loss_mask=predicted)
+        assert row.input_ids.tolist() == [CLS, 1, 2, GMASK, SOP, 5, 6, 7, 8]
+        assert row.labels[row.context_length :].tolist() == [5, 6, 7, 8, EOS]
+    some = replace(options, whole_answer_prob=0.3, gpt_min_ratio=0.25)
+    cuts = Counter(blanks(ids, some, position=i, loss_mask=predicted).context_length for i in range(2000))
+    # behind the prompt: 0.3, and of the other 0.7 one of five lengths (2 to 6 tokens)
+    assert cuts[4] / 2000 == pytest.approx(0.3 + 0.7 / 5, abs=0.04)
+
+
+def test_without_a_prompt_there_is_no_whole_answer() -> None:
+    ids = [CLS, 1, 2, 5, 6, 7, 8, EOS]
+    options = replace(DOCUMENT, gpt_infill_prob=1.0, whole_answer_prob=1.0)
+    cuts = {blanks(ids, options, position=i).context_length for i in range(200)}
+    assert len(cuts) > 1
+    assert cuts == {blanks(ids, replace(options, whole_answer_prob=0.0), position=i).context_length for i in range(200)}
+
+
 def test_the_other_modes_do_not_look_at_the_prompt() -> None:
     ids = packed(random.Random(8), 50)
     for options in (BlankOptions(), SENTENCE, replace(DOCUMENT, gpt_infill_prob=0.0)):

@@ -38,6 +38,9 @@ class BlankOptions:
     """document mode: least share of a sample that is generated behind the [gMASK]"""
     gpt_infill_prob: float = 0.5
     """document mode, samples of one document: the share cut to its suffix; the others get one blank anywhere"""
+    whole_answer_prob: float = 0.0
+    """document mode, samples with a prompt: the share of suffixes that are all of the text behind the prompt, as where
+    a model is asked; the published runs have none"""
     single_span_prob: float = 0.0
     """share of samples with one short span only"""
     short_seq_prob: float = 0.0

@@ -151,6 +151,8 @@ class _Drawer:
             mode: Mode = "infill"
         else:
             mode = "suffix"
+        if mode == "suffix" and self._options.whole_answer_prob:
+            size = self._whole_answer(sample) or size
         size = min(size, len(sample.ids) - 2)
         if size < 1 or (mode == "suffix" and not sample.predicted[-size:].any()):
             return self.token(sample, wanted=mode)
@@ -158,6 +160,15 @@ class _Drawer:
             return self._suffix(sample, size)
         spans = long_span(docs, size, self._rng)
         return self._row(sample, spans, self._mask(self._commands.gmask), mode, mode)
+
+    def _whole_answer(self, sample: Sample) -> int:
+        """The length of the text behind the prompt where it is drawn to be the suffix, else 0; so without a prompt."""
+        drawn = self._rng.random() < self._options.whole_answer_prob
+        words = np.flatnonzero(~sample.special)
+        learned = np.flatnonzero(sample.predicted & ~sample.special)
+        if not drawn or not len(learned) or learned[0] == words[0]:
+            return 0
+        return len(sample.ids) - int(learned[0])
 
     def _suffix(self, sample: Sample, size: int) -> Blanked:
         ids, positions, labels, cut = lay_out_suffix(
