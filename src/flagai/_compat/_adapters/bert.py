@@ -21,6 +21,7 @@ from flagai.errors import CheckpointError, ConfigError
 from flagai.models import legacy_bert
 from flagai.models.build import build_from_config, build_model
 from flagai.models.checkpoints import iteration_folder, read_json, read_pickle, read_state_dict
+from flagai.models.glm.folders import find_glm
 from flagai.models.headed import HeadedModel
 from flagai.models.safetensors_file import read_safetensors
 from flagai.tasks.base import HeadSpec, Task
@@ -278,7 +279,7 @@ def find_folder(model_dir: str | Path, model_name: str, **options: Any) -> Path:
     """`model_dir/model_name` where the original put it, else what the name means today."""
     beside = Path(model_dir) / model_name
     for folder in (beside, Path(model_name)):
-        if (folder / "config.json").is_file() or (folder / "latest_iteration.txt").is_file():
+        if (folder / "config.json").is_file() or (folder / "latest_iteration.txt").is_file() or find_glm(folder):
             return folder
     if beside.is_dir():
         raise CheckpointError(

@@ -1,16 +1,20 @@
-"""The original's AutoLoader: its task and model names to the classes of `bert.py`. Knows no trainer."""
+"""The original's AutoLoader: its task and model names to the classes of `bert.py` and `glm.py`. Knows no trainer."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from flagai._compat._adapters import bert
+from flagai._compat._adapters import bert, glm
 from flagai._compat._adapters.later import GENERATION, PARALLEL
 from flagai._compat._adapters.tokenizer import BertTokenizer
 from flagai.errors import ConfigError, ModelError, unknown_name
+from flagai.models.checkpoints import read_json
+from flagai.models.glm.folders import find_glm, is_glm_config
 from flagai.models.tokenizers import build_tokenizer
+from flagai.models.zoo import find
 
 CLASSES: Final[dict[str, type[bert.OriginalBert]]] = {
     "lm": bert.BertModel,
@@ -24,6 +28,13 @@ CLASSES: Final[dict[str, type[bert.OriginalBert]]] = {
     "ner-crf": bert.BertForSequenceLabelingCRF,
     "sequence-labeling-gp": bert.BertForSequenceLabelingGP,
     "ner-gp": bert.BertForSequenceLabelingGP,
+}
+GLM_CLASSES: Final[dict[str, type[glm.OriginalGLM]]] = {
+    "lm": glm.GLMModel,
+    "seq2seq": glm.GLMForSeq2Seq,
+    "title-generation": glm.GLMForSeq2Seq,
+    "poetry": glm.GLMForSeq2Seq,
+    "classification": glm.GLMForSequenceClassification,
 }
 _LATER: Final = {
     "seq2seq": GENERATION,
@@ -81,22 +92,26 @@ class AutoLoader:
         **kwargs: Any,
     ) -> None:
         self.task_name = task_name
-        kind = _class_of(task_name)
+        key = _key_of(task_name)
         options = _checked(kwargs)
+        _refuse_by_name(key, task_name, model_name)
         where = {key: options.pop(key) for key in _WHERE & options.keys()}
         folder = bert.find_folder(model_dir, model_name, **where)
         if (folder / "task.json").is_file():
             self.model, self.tokenizer = _finished(folder, task_name, device, options)
             return
+        kind: Any = _class_of(key, task_name, folder, config_only=only_download_config)
         if only_download_config:
             self.model: Any = kind.init_from_json(str(folder / "config.json"), **options)
         else:
             self.model = kind.of_folder(folder, **options)
         self.model.to(device).eval()
-        self.tokenizer: Any = BertTokenizer.of(build_tokenizer(folder))
+        tokenizer = build_tokenizer(folder)
+        # A GLM's has the original's methods itself.
+        self.tokenizer: Any = tokenizer if hasattr(tokenizer, "commands") else BertTokenizer.of(tokenizer)
 
     def get_model(self) -> Any:
-        """The model: a class of `flagai.model.bert_model`, or today's for a folder that flagai trained."""
+        """The model: a class of `flagai.model`, or today's for a folder that flagai trained."""
         return self.model
 
     def get_tokenizer(self) -> Any:
@@ -108,7 +123,7 @@ class AutoLoader:
 
     def load_pretrain_params(self, model_path: str) -> None:
         """Take the weights of a file or folder of the original or of Hugging Face; a head may be missing there."""
-        if not isinstance(self.model, bert.OriginalBert):
+        if not isinstance(self.model, bert.OriginalBert | glm.OriginalGLM):
             raise ModelError(
                 "the model came whole from a trained folder", where="load_pretrain_params", fix="load the other folder"
             )
@@ -125,19 +140,47 @@ class AutoLoader:
         return write_folder(Path(folder), self.model, {}, tokenizer=self.tokenizer)
 
 
-def _class_of(task_name: str) -> type[bert.OriginalBert]:
+def _key_of(task_name: str) -> str:
+    """The task in the spelling of the tables; an error for one that no family has."""
     key = task_name.lower()
     for name in (key, key.replace("_", "-")):
-        if name in CLASSES:
-            return CLASSES[name]
+        if name in CLASSES or name in GLM_CLASSES:
+            return name
         if name in _LATER:
-            raise ModelError(
-                f"the task {task_name!r} is not part of this release",
-                where="AutoLoader",
-                expected=f"one of: {', '.join(CLASSES)}",
-                fix=f"wait for the release of flagai 2 that brings {_LATER[name]}",
-            )
-    raise unknown_name("task", task_name, [*CLASSES, *_LATER], where="AutoLoader")
+            raise _later_task(task_name, _LATER[name], [*CLASSES])
+    raise unknown_name("task", task_name, {*CLASSES, *GLM_CLASSES, *_LATER}, where="AutoLoader")
+
+
+def _refuse_by_name(key: str, task_name: str, model_name: str) -> None:
+    """A name that tells the family is enough to refuse a task: nothing needs to be found or downloaded first."""
+    entry = find(model_name)
+    if entry is not None and entry.family != "glm" and key not in CLASSES:
+        raise _later_task(task_name, _LATER[key], CLASSES)
+
+
+def _class_of(
+    key: str, task_name: str, folder: Path, *, config_only: bool
+) -> type[bert.OriginalBert] | type[glm.OriginalGLM]:
+    is_glm = is_glm_config(read_json(folder / "config.json")) if config_only else find_glm(folder) is not None
+    table: dict[str, Any] = {**GLM_CLASSES} if is_glm else {**CLASSES}
+    if key in table:
+        return table[key]
+    if key in _LATER:
+        raise _later_task(task_name, _LATER[key], table)
+    raise ModelError(
+        f"the task {task_name!r} is none of {'a GLM' if is_glm else 'this model'}",
+        where="AutoLoader",
+        expected=f"one of: {', '.join(table)}",
+    )
+
+
+def _later_task(task_name: str, what: str, known: Iterable[str]) -> ModelError:
+    return ModelError(
+        f"the task {task_name!r} is not part of this release",
+        where="AutoLoader",
+        expected=f"one of: {', '.join(known)}",
+        fix=f"wait for the release of flagai 2 that brings {what}",
+    )
 
 
 def _checked(kwargs: dict[str, Any]) -> dict[str, Any]:

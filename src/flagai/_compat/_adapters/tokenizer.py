@@ -43,11 +43,13 @@ class BertTokenizer:
     def from_pretrained(cls, tokenizer_model_name: str, cache_dir: str | None = None, **_: Any) -> Any:
         """The tokenizer of `cache_dir`, of a folder, of a name of the original or of a hub id."""
         from flagai._compat._adapters.bert import find_folder
+        from flagai.models.glm.tokenization import glm_tokenizer_of
 
         folder = Path(cache_dir) if cache_dir is not None else Path("checkpoints_in") / tokenizer_model_name
         if not folder.is_dir():
             folder = find_folder("./checkpoints/", tokenizer_model_name)
-        return cls.of(build_tokenizer(folder))
+        glm = glm_tokenizer_of(folder)  # it has the original's methods itself
+        return cls.of(build_tokenizer(folder)) if glm is None else glm
 
     def __getattr__(self, name: str) -> Any:
         if name == "flagai_tokenizer":

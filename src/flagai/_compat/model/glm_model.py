@@ -1,16 +1,19 @@
-"""The original's `flagai.model.glm_model`: says which release brings its classes. It holds nothing itself."""
+"""The original's `flagai.model.glm_model`. It holds nothing itself."""
 
-from flagai._compat._adapters.later import GENERATION, later
-
-__getattr__ = later(
-    __name__,
-    [
-        "GLMModel",
-        "GLMForSeq2Seq",
-        "GLMForSingleTokenCloze",
-        "GLMForMultiTokenCloze",
-        "GLMForMultiTokenClozeFast",
-        "GLMForSequenceClassification",
-    ],
-    GENERATION,
+from flagai._compat._adapters.glm import (
+    GLMForMultiTokenCloze,
+    GLMForSeq2Seq,
+    GLMForSequenceClassification,
+    GLMForSingleTokenCloze,
+    GLMModel,
 )
+from flagai._compat._adapters.later import PROMPTS, later
+
+__all__ = [
+    "GLMForMultiTokenCloze",
+    "GLMForSeq2Seq",
+    "GLMForSequenceClassification",
+    "GLMForSingleTokenCloze",
+    "GLMModel",
+]
+__getattr__ = later(__name__, ["GLMForMultiTokenClozeFast"], PROMPTS)

@@ -1,0 +1,147 @@
+"""What a user may ask of decoding, under Hugging Face's parameter names, checked. Knows no model and no tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flagai.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How an answer is chosen. The defaults decode greedily.
+
+    Args:
+        max_new_tokens: most tokens of an answer (of each blank, where a text has several), its end not counted; None
+            is 128, or less where the model has positions for less.
+        min_new_tokens: the answer cannot end before that many.
+        do_sample: draw tokens at random; without it the most probable one is taken, or beams are searched.
+        temperature: scores are divided by it.
+        top_k: draw among the k most probable; 0 among all.
+        top_p: draw among the fewest tokens whose probabilities reach p together (Holtzman et al. 2020).
+        min_p: draw among tokens at least min_p times as probable as the most probable one.
+        repetition_penalty: scores of tokens that the answer has already are divided by it where positive, multiplied
+            where negative (Keskar et al. 2019); of this answer only: neither the prompt nor an earlier blank counts.
+        no_repeat_ngram_size: no run of so many tokens comes twice in an answer; 0 allows it.
+        suppress_tokens: ids that are never chosen.
+        num_beams: beams of the beam search; 1 searches none.
+        num_return_sequences: answers for each text: the best of the beams, or so many draws.
+        length_penalty: an answer's score is Σ log p / len**length_penalty, len without start and end token.
+        early_stopping: end the search as soon as there are `num_beams` answers, though a better one may come.
+        seed: of all draws; None takes a new one from torch's global generator, so that `torch.manual_seed` counts.
+
+    Raises:
+        ConfigError: a value out of its range, or options that exclude one another.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    suppress_tokens: tuple[int, ...] = ()
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            unset = value is None and name in _MAY_BE_UNSET
+            _check(name, value, unset or _is_whole(value, least), f"a whole number ≥ {least}")
+        for name, (accepts, expected) in _NUMBERS.items():
+            value = getattr(self, name)
+            _check(name, value, _is_number(value) and accepts(value), expected)
+        for name in ("do_sample", "early_stopping"):
+            _check(name, getattr(self, name), isinstance(getattr(self, name), bool), "True or False")
+        object.__setattr__(self, "suppress_tokens", _ids(self.suppress_tokens))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise _excluded(
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}", "lower one"
+            )
+        if self.do_sample and self.num_beams > 1:
+            raise _excluded("do_sample and num_beams are both set", "sample with num_beams=1, or search without")
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise _excluded(
+                f"{self.num_return_sequences} answers are asked for, the search keeps {self.num_beams}",
+                f"num_beams={self.num_return_sequences}, or do_sample=True",
+            )
+        changed = [name for name, default in _SAMPLING.items() if getattr(self, name) != default]
+        if changed and not self.do_sample:
+            raise _excluded(f"{', '.join(changed)} without do_sample has no effect", "add do_sample=True")
+
+
+def make_options(values: Mapping[str, Any], base: GenerationOptions | None = None) -> GenerationOptions:
+    """Options from names and values; what is not given, or None, stays as in `base`.
+
+    Where the values ask for a search, or for no draws, what `base` says of draws is left out.
+
+    Raises:
+        UnknownNameError: no such option; the message names the nearest.
+        ConfigError: see `GenerationOptions`.
+    """
+    known = [field.name for field in dataclasses.fields(GenerationOptions)]
+    for name in values:
+        if name not in known:
+            raise unknown_name("option", name, known, where="generate")
+    given = {name: value for name, value in values.items() if value is not None}
+    base = base or GenerationOptions()
+    if base.do_sample and not given.get("do_sample") and ("do_sample" in given or given.get("num_beams", 1) != 1):
+        base = dataclasses.replace(base, do_sample=False, **_SAMPLING)
+    return dataclasses.replace(base, **given)
+
+
+_WHOLE = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "top_k": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "seed": 0,
+}
+_MAY_BE_UNSET = frozenset({"max_new_tokens", "seed"})
+_NUMBERS: dict[str, tuple[Any, str]] = {
+    "temperature": (lambda v: v > 0, "a number above 0; do_sample=False takes the most probable token"),
+    "top_p": (lambda v: 0 < v <= 1, "a number above 0, at most 1"),
+    "min_p": (lambda v: 0 <= v < 1, "a number from 0, below 1"),
+    "repetition_penalty": (lambda v: v > 0, "a number above 0; 1 penalises nothing"),
+    "length_penalty": (lambda _: True, "a number; 0 takes no account of the length"),
+}
+_SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    ids = tuple(value) if isinstance(value, list | tuple | set | frozenset | range) else None
+    _check("suppress_tokens", value, ids is not None and all(_is_whole(i, 0) for i in ids), "a list of token ids")
+    return ids or ()
+
+
+def _check(name: str, value: Any, good: bool, expected: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} is {value!r}", expected=expected, where=f"generate.{name}")
+
+
+def _excluded(found: str, fix: str) -> ConfigError:
+    return ConfigError(found, where="generate", fix=fix)

@@ -1,0 +1,174 @@
+"""What changes the scores of the next token before one is chosen. Knows scores and tokens, no model and no search.
+
+A processor takes `history` [rows, n], the tokens of each row's answer so far, aligned to the right and filled up with
+-1, and `scores` [rows, V]; it gives new scores. The results are those of Hugging Face's processors of the same names.
+Their order is Hugging Face's too: repetition, n-grams, forbidden tokens, least length, then for draws temperature,
+top-k, top-p, min-p. The original FlagAI had other orders in different places and left some of them out for blanks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flagai.generate.options import GenerationOptions
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+NOTHING = -1
+"""what stands in `history` where a row has no token"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepetitionPenalty:
+    """Scores of tokens in the history: divided by `penalty` where positive, multiplied where negative (Keskar 2019)."""
+
+    penalty: float
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        penalised = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
+        return torch.where(_members(history, scores), penalised, scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRepeatNgram:
+    """Forbids tokens that would end a run of `size` tokens which the history has already."""
+
+    size: int
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        if history.shape[1] < self.size:
+            return scores
+        last = history[:, history.shape[1] - self.size + 1 :]
+        runs = history.unfold(1, self.size, 1)
+        # A row shorter than the run has NOTHING at its start, which no other run of tokens equals.
+        same = (runs[..., :-1] == last[:, None]).all(-1) & (runs >= 0).all(-1)
+        banned = torch.where(same, runs[..., -1], NOTHING)
+        return scores.masked_fill(_members(banned, scores), -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forbidden:
+    """Tokens that are never chosen.
+
+    Args:
+        ids: int64 [n].
+    """
+
+    ids: Tensor
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, self.ids, -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastLength:
+    """No end before `length` tokens.
+
+    Args:
+        end_ids: int64 [n].
+    """
+
+    length: int
+    end_ids: Tensor
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        short = (history >= 0).sum(1, keepdim=True) < self.length
+        return torch.where(short, scores.index_fill(1, self.end_ids, -torch.inf), scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """Scores divided by a number: above 1 flattens the distribution."""
+
+    value: float
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        return scores / self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK:
+    """Keeps the k highest scores, and those equal to the k-th."""
+
+    k: int
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        lowest = scores.topk(min(self.k, scores.shape[1])).values[:, -1:]
+        return scores.masked_fill(scores < lowest, -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopP:
+    """Keeps the fewest tokens whose probabilities reach p together, at least one (Holtzman et al. 2020)."""
+
+    p: float
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        ascending, order = scores.sort(dim=1)
+        drop = ascending.softmax(1).cumsum(1) <= 1 - self.p
+        drop[:, -1] = False
+        return scores.masked_fill(drop.scatter(1, order, drop), -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinP:
+    """Keeps tokens at least `share` times as probable as the most probable one."""
+
+    share: float
+
+    def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
+        probabilities = scores.softmax(1)
+        return scores.masked_fill(probabilities < self.share * probabilities.amax(1, keepdim=True), -torch.inf)
+
+
+def make_processors(
+    options: GenerationOptions, *, end_ids: Sequence[int], forbidden: Sequence[int] = (), device: torch.device
+) -> list[Processor]:
+    """The processors that the options ask for, in order; none for an option at its default.
+
+    Args:
+        end_ids: tokens that end an answer.
+        forbidden: tokens that no answer may have, beside `suppress_tokens`.
+    """
+    made: list[Processor] = []
+    if options.repetition_penalty != 1:
+        made.append(RepetitionPenalty(penalty=options.repetition_penalty))
+    if options.no_repeat_ngram_size:
+        made.append(NoRepeatNgram(size=options.no_repeat_ngram_size))
+    if banned := sorted({*options.suppress_tokens, *forbidden}):
+        made.append(Forbidden(ids=torch.tensor(banned, device=device)))
+    if options.min_new_tokens:
+        made.append(LeastLength(length=options.min_new_tokens, end_ids=torch.tensor(list(end_ids), device=device)))
+    return made + _warpers(options) if options.do_sample else made
+
+
+def _warpers(options: GenerationOptions) -> list[Processor]:
+    """What only matters to draws: it changes no order of scores."""
+    made: list[Processor] = []
+    if options.temperature != 1:
+        made.append(Temperature(value=options.temperature))
+    if options.top_k:
+        made.append(TopK(k=options.top_k))
+    if options.top_p < 1:
+        made.append(TopP(p=options.top_p))
+    if options.min_p:
+        made.append(MinP(share=options.min_p))
+    return made
+
+
+def apply(processors: Sequence[Processor], history: Tensor, scores: Tensor) -> Tensor:
+    """The scores after all processors, in order."""
+    for processor in processors:
+        scores = processor(history, scores)
+    return scores
+
+
+def _members(tokens: Tensor, scores: Tensor) -> Tensor:
+    """Bool [rows, V]: whether a row of `tokens` (NOTHING left out) has the token."""
+    width = scores.shape[1]
+    found = torch.zeros(len(scores), width + 1, dtype=torch.bool, device=scores.device)
+    found.scatter_(1, torch.where(tokens < 0, width, tokens), True)  # the spare column takes NOTHING
+    return found[:, :width]
