@@ -14,7 +14,6 @@ import typer
 from flagai.cli.overrides import load
 from flagai.cli.train import run_training
 
-
 _POET: Final = "glm-tiny-poetry-ch"
 _TITLE: Final = "静夜"
 

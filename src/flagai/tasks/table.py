@@ -52,9 +52,7 @@ TASKS: dict[str, Row] = {
         "flagai.tasks.embedding:EmbeddingTask", "a text → a vector, trained by the similarity of pairs", kind="pair"
     ),
     "lm": Row("flagai.tasks.writing:WritingTask", "a text → the same with its masks filled, or written on (GLM)"),
-    "poetry": Row(
-        "flagai.tasks.poetry:PoetryTask", "a title, a first line or a poem with gaps → a Chinese poem (GLM)"
-    ),
+    "poetry": Row("flagai.tasks.poetry:PoetryTask", "a title, a first line or a poem with gaps → a Chinese poem (GLM)"),
     "blank-infilling": Row(
         "flagai.tasks.pretraining:BlankInfilling", "pre-training: texts with blanks → what stood there (GLM)"
     ),
