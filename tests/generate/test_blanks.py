@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.generate import slow
 
 from flagai.errors import ConfigError, DataError, UnknownNameError
+from flagai.generate.beams import BeamSearch
 from flagai.generate.blanks import fill
 from flagai.generate.options import GenerationOptions, make_options
 from flagai.generate.prompts import MOST_BLANKS, structural_ids
@@ -170,6 +172,40 @@ def test_least_length_and_forbidden_tokens_hold_in_every_way(model: Any, command
         options = GenerationOptions(max_new_tokens=8, min_new_tokens=4, suppress_tokens=(811,), **way)
         for one in fill(model, source, commands=commands, options=options):
             assert len(one[0][0].tokens) >= 4 and 811 not in one[0][0].tokens
+
+
+@pytest.mark.parametrize("name", ["dblock", "cls", "smask", "gmask", "pad"])
+def test_a_token_that_no_answer_was_trained_to_have_is_never_chosen(model: Any, commands: Any, name: str) -> None:
+    """The most probable token of an answer becomes a token of structure: another one is chosen."""
+    context = [996, 5, 17, 300, commands.mask, 992]
+    options = GenerationOptions(max_new_tokens=1, min_new_tokens=1)
+    ((first,),) = fill(model, [context], commands=commands, options=options)[0]
+    changed = dataclasses.replace(commands, **{name: first.tokens[0]})
+    ((second,),) = fill(model, [context], commands=changed, options=options)[0]
+    assert second.tokens != first.tokens and second.logprob < first.logprob
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_an_early_stop_takes_the_first_answers(early: bool) -> None:
+    """Tokens 0 (the end), 1 and 2: twice an end is among the two best, and going on is better both times."""
+    options = GenerationOptions(num_beams=2, early_stopping=early, length_penalty=0.0, max_new_tokens=9)
+    search = BeamSearch(1, options, end_ids=(0,), device=torch.device("cpu"))
+    steps = 0
+    while not search.done:
+        rows, _ = search.advance(torch.tensor([[-2.0, -0.1, -6.0]] * 2))
+        steps += 1
+        assert len(rows) == 2
+    assert steps == (2 if early else 9)
+    (found,) = search.results()
+    assert [answer.ended for answer in found] == ([True, True] if early else [False, True])
+
+
+def test_texts_are_counted_from_one(model: Any, commands: Any) -> None:
+    good = [commands.cls, commands.mask]
+    with pytest.raises(DataError, match="text 2: the text has no mask"):
+        fill(model, [good, [commands.cls]], commands=commands)
+    with pytest.raises(DataError, match="text 2: the text has 66 tokens"):
+        fill(model, [good, [*good, *[5] * 64]], commands=commands)
 
 
 def test_mistakes_are_named(model: Any, commands: Any) -> None:

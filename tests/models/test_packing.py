@@ -300,7 +300,9 @@ def test_half_precision_weights() -> None:
     assert (got[real].float() - want[real].float()).abs().max() < 0.15
 
 
-def test_dropout_is_applied_to_weights_and_scaled() -> None:
+@pytest.mark.parametrize("bucketed", [True, False])
+def test_dropout_is_applied_to_weights_and_scaled(bucketed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing_attention, "_LONGEST_DROPPED", 64 if bucketed else 0)
     plan = make_plan(torch.tensor([[1] * 40 + [0] * 3, [1] * 43]))
     assert plan is not None
     q = torch.randn(1, 2, plan.tokens, 8, dtype=torch.float64, requires_grad=True)

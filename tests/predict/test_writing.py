@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,41 @@ def test_a_text_without_a_mask_gives_what_was_written_on(predictor: Predictor, p
     assert predictor.predict_generate_beamsearch("静夜", out_max_length=5, beam_size=3) == expected
     assert poet.predict_generate_beamsearch("静夜", out_max_length=5, beam_size=3) == expected
     assert predictor.predict_generate_randomsample("静夜", top_k=1) == predictor.generate("静夜").blanks[0]
+
+
+def test_a_mask_the_vocabulary_lacks_is_the_originals_mask(tmp_path: Path) -> None:
+    """The script of 2022 writes [gMASK] to every model; the English and small ones have only [MASK]."""
+    loader = AutoLoader("lm", make_poet(tmp_path, task_mask=False))
+    plain = Predictor(loader.get_model(), loader.get_tokenizer())
+    with pytest.warns(UserWarning, match=r"randomsample: the vocabulary has no \[gMASK\]; \[MASK\] is read") as told:
+        torch.manual_seed(1)
+        found = plain.predict_generate_randomsample("床前[gMASK]", out_max_length=4, top_k=5)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.manual_seed(1)
+        assert plain.predict_generate_randomsample("床前[MASK]", out_max_length=4, top_k=5) == found
+        right = plain.predict_generate_beamsearch("床前[MASK]光[MASK]", out_max_length=4, beam_size=2)
+    with pytest.warns(UserWarning, match="beamsearch: the vocabulary has no"):
+        assert plain.predict_generate_beamsearch("床前[sMASK]光[gMASK]", out_max_length=4, beam_size=2) == right
+    with pytest.raises(DataError, match=r"record 1: the vocabulary has no \[gMASK\]"):
+        plain.generate("床前[gMASK]")
+
+
+@pytest.mark.parametrize("given", [None, 3, ["月", 3], ["月", None], [b"x"]], ids=repr)
+def test_what_is_no_text_is_named(predictor: Predictor, given: Any) -> None:
+    with pytest.raises(DataError, match=r"an input is"):
+        predictor.generate(given)
+
+
+def test_inputs_are_those_of_predict(predictor: Predictor) -> None:
+    right = predictor.generate("静夜", max_new_tokens=3)
+    assert predictor.generate({"text": "静夜"}, max_new_tokens=3) == right
+    assert [one.text for one in predictor.generate([{"text": "静夜"}, "月"], max_new_tokens=3)][:1] == [right.text]
+    with pytest.raises(DataError, match="control tokens"):
+        predictor.generate("明<|startofpiece|>[MASK]")
+    with pytest.raises(DataError, match="'text'"):
+        predictor.predict_generate_beamsearch(None)  # type: ignore[arg-type]
 
 
 def test_mistakes_are_named(predictor: Predictor) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.generate.poet import make_poet
 
+from flagai import AutoLoader
 from flagai.auto import most_tokens
 from flagai.config import TaskConfig
 from flagai.data.record import Record
 from flagai.errors import CheckpointError, ConfigError, DataError, ModelError, UnknownNameError
 from flagai.generate.options import GenerationOptions
+from flagai.models.glm.commands import Commands
+from flagai.models.glm.inputs_checks import check_control_tokens
+from flagai.models.glm.tokenization import GLMTokenizer
 from flagai.models.tokenizers import build_tokenizer
 from flagai.tasks.masks import join, split
 from flagai.tasks.saved import task_from_json, task_to_json
 from flagai.tasks.table import make_task
+from flagai.tasks.writing import NOTHING
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,36 @@ def test_mistakes_in_texts_are_named(tokenizer: Any, tmp_path: Path) -> None:
     plain = task_of(build_tokenizer(make_poet(tmp_path, task_mask=False)))
     with pytest.raises(DataError, match=r"the vocabulary has no \[sMASK\](.|\n)*write \[MASK\]"):
         plain.encode(Record({"text": "床前[sMASK]"}))
+
+
+@pytest.mark.parametrize("token", ["<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[dBLOCK]"])
+def test_control_tokens_in_a_text_are_named(tmp_path: Path, token: str) -> None:
+    folder = make_poet(tmp_path)
+    tokenizer = GLMTokenizer.from_vocabulary(folder / "vocab.txt", task_mask=True, dblock=True)
+    for name, text in (("lm", f"明{token}[MASK]"), ("lm", f"{token}明"), ("poetry", f"床前{token}[MASK]光，")):
+        with pytest.raises(DataError, match=rf"record 4: the text has control tokens(.|\n)*{re.escape(token)}"):
+            task_of(tokenizer, name).encode(Record({"text": text}, line=4))
+
+
+def test_an_end_of_piece_that_is_a_mask_is_no_mistake() -> None:
+    """In one published vocabulary both have the same id."""
+    commands = Commands(cls=1, eos=2, pad=2, sep=3, unk=4, sop=5, eop=6, mask=7, smask=8, gmask=6)
+    check_control_tokens([1, 20, 6], commands)
+    with pytest.raises(DataError, match="startofpiece"):
+        check_control_tokens([1, 20, 5, 6], commands)
+
+
+def test_rows_that_round_the_embedding_up_are_never_chosen(tmp_path: Path) -> None:
+    """Draws from a nearly flat distribution over 64 rows, of which the vocabulary has fewer."""
+    folder = make_poet(tmp_path)
+    loader = AutoLoader("lm", folder)
+    model, task = loader.get_model(), task_of(loader.get_tokenizer())
+    assert len(task.tokenizer) < model.config.vocab_size == 64
+    task.generation = GenerationOptions(do_sample=True, temperature=200.0, seed=0, max_new_tokens=20)
+    batch = task.collate([row[0] for row in task.encode_many([Record({"text": "月"})] * 30)])
+    found = task.generate(model, {name: torch.from_numpy(values) for name, values in batch.items()})["answers"]
+    chosen = set(found[found != NOTHING].tolist())
+    assert max(chosen) < len(task.tokenizer) and len(chosen) > 30
 
 
 def test_a_vocabulary_without_blanks_cannot_write(tiny_bert: Path) -> None:

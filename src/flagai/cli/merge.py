@@ -11,8 +11,8 @@ from flagai.errors import ModelError, OutputError
 
 def merge(folder: Path, output: Path, *, offline: bool) -> None:
     from flagai.auto import Loaded, load_saved, save_folder, trained_folder
+    from flagai.data.whole import whole_folder
     from flagai.models.lora import is_lora, merge_lora
-    from flagai.train.files import whole_folder
 
     if output.exists():
         raise OutputError("it exists already", where=str(output), fix="choose another folder")

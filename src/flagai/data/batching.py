@@ -6,7 +6,6 @@ so neither the world size nor the number of workers nor a resumed run can change
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flagai.data.example import Example, Examples
+from flagai.data.streams import stream
 from flagai.errors import ConfigError
 
 _POOL_BATCHES = 64  # how many batches are sorted by length together: larger pads less, smaller mixes more
@@ -130,7 +130,7 @@ class BatchPlan:
         return self._lengths if self._of_epoch is None else self._of_epoch(epoch)
 
     def _cut(self, epoch: int) -> list[np.ndarray]:
-        rng, lengths = _generator(self._seed, epoch, self._data_hash), self._lengths_at(epoch)
+        rng, lengths = stream(self._seed, epoch, self._data_hash), self._lengths_at(epoch)
         order = rng.permutation(len(lengths))
         batches = [batch for pool in self._pools(order, lengths) for batch in self._batches(pool, lengths)]
         return [batches[i] for i in rng.permutation(len(batches))]
@@ -166,8 +166,3 @@ def cut(indices: np.ndarray, *, accumulation: int = 1, axis: tuple[int, int] = (
     index, count = axis
     mine = indices[index::count]
     return [part for part in np.array_split(mine, accumulation) if len(part)]
-
-
-def _generator(seed: int, epoch: int, data_hash: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}/{epoch}/{data_hash}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))

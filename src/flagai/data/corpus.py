@@ -118,11 +118,6 @@ class Corpus:
         """Tokens of each document, prompt and text, int64 [documents]."""
         return np.diff(self._bounds[::2])
 
-    @property
-    def prompt_lengths(self) -> np.ndarray:
-        """Tokens of each document's prompt, int64 [documents]."""
-        return self._bounds[1::2] - self._bounds[:-1:2]
-
     def prompt_length(self, index: int) -> int:
         """Tokens of one document's prompt."""
         return int(self._bounds[2 * index + 1] - self._bounds[2 * index])

@@ -12,7 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from flagai.data.corpus_samples import Sample, Samples, SampleSource, generator
+from flagai.data.corpus_samples import Sample, Samples, SampleSource
+from flagai.data.streams import stream
 from flagai.errors import ConfigError
 
 PERIOD: Final = 1 << 12
@@ -91,7 +92,7 @@ class _Epoch:
             here = mine[epochs == number]
             samples = source.epoch(number)
             # An epoch may have a few samples more or fewer than the first: it is read around its end.
-            order = generator("mixture", *key, number).permutation(len(samples))
+            order = stream("mixture", *key, number).permutation(len(samples))
             self._part[here] = len(self._parts)
             self._index[here] = order[inner[epochs == number] % len(samples)]
             self.lengths[here] = samples.lengths[self._index[here]]

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from flagai.data.corpus import Corpus
+from flagai.data.streams import stream
 from flagai.errors import ConfigError
 
 _LEAST: Final = 8
@@ -132,7 +133,7 @@ class CorpusSamples:
         return found
 
     def _order_seed(self, number: int) -> np.random.Generator:
-        return generator("join", self.seed, number, self.hash)
+        return stream("join", self.seed, number, self.hash)
 
     @functools.cached_property
     def _sizes(self) -> np.ndarray:
@@ -152,7 +153,7 @@ class CorpusSamples:
             return pieces
         begun = np.ones(len(self.documents))
         if self.vary:
-            begun = generator("windows", self.seed, number, self.hash).random(len(self.documents))
+            begun = stream("windows", self.seed, number, self.hash).random(len(self.documents))
         cut = [
             (document, start, stop)
             for document, first in zip(self.documents[~whole].tolist(), begun[~whole].tolist(), strict=True)
@@ -203,12 +204,6 @@ def joined(sizes: np.ndarray, most: int) -> np.ndarray:
         firsts.append(stop)
         filled = int(ends[stop - 1])
     return np.array(firsts, dtype=np.int64)
-
-
-def generator(*key: object) -> np.random.Generator:
-    """A stream of its own for every key; a counter-based one, the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
 
 
 def windows(ids: np.ndarray, framing: Framing, *, begun: float = 1.0) -> Iterator[tuple[int, int]]:

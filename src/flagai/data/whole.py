@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +17,24 @@ TEMPORARY: Final = ".writing-"
 """how the name of a folder begins that is not whole yet"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FullDisk:
+    """What an error about a full disk says besides."""
+
+    expected: str = "space for what is to be written"
+    fix: str = "free some space, or choose another disk"
+
+
+_FULL: Final = FullDisk()
+
+
 @contextlib.contextmanager
-def whole_folder(target: Path, *, mark: str = "") -> Iterator[Path]:
+def whole_folder(target: Path, *, mark: str = "", full: FullDisk = _FULL) -> Iterator[Path]:
     """Write into a temporary folder beside `target`, flush it and rename it: a crash leaves the old one or none.
 
     Args:
         mark: part of the temporary name, where several processes may write the same folder at once.
+        full: what is said where the disk is full.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; the temporary folder is gone by then.
@@ -38,27 +51,24 @@ def whole_folder(target: Path, *, mark: str = "") -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, FlagaiError):
             raise
-        raise cannot_write(error, target) from error
+        raise cannot_write(error, target, full=full) from error
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         # safetensors reports a full disk with an error class of its own
         if isinstance(error, Exception) and "No space left" in str(error):
-            raise cannot_write(OSError(errno.ENOSPC, "No space left on device"), target) from error
+            raise cannot_write(OSError(errno.ENOSPC, "No space left on device"), target, full=full) from error
         raise
 
 
-def cannot_write(error: OSError, target: Path) -> OutputError:
+def cannot_write(error: OSError, target: Path, *, full: FullDisk = _FULL) -> OutputError:
     """The error for a file or folder that cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError("the disk is full", where=str(target), expected=full.expected, fix=full.fix)
     return OutputError(
-        "the disk is full" if full else f"it cannot be written: {error.strerror or error}",
+        f"it cannot be written: {error.strerror or error}",
         where=str(target),
-        expected="space for the model and, while training, three times its size"
-        if full
-        else "a folder you may write to",
-        fix="free some space (or lower train.keep_last) and run the same command again: it continues"
-        if full
-        else "choose another output",
+        expected="a folder you may write to",
+        fix="choose another output",
     )
 
 

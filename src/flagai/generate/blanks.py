@@ -35,6 +35,7 @@ from flagai.generate.prompts import (
     structural_ids,
 )
 from flagai.generate.sampling import draw, fresh_seed, most_probable, stream
+from flagai.models.glm.inputs_checks import name_of
 
 if TYPE_CHECKING:
     from flagai.models.glm.commands import Commands
@@ -76,7 +77,7 @@ def fill(
         DataError: a context without a mask, with too many, or longer than the model reads.
         ConfigError: answers longer than the model's positions, or a callback where there is no one answer to follow.
     """
-    prompts = [make_prompt(ids, commands, where=_name(i, contexts)) for i, ids in enumerate(contexts)]
+    prompts = [make_prompt(ids, commands, where=name_of(i, len(contexts))) for i, ids in enumerate(contexts)]
     options = settle(prompts, options or GenerationOptions(), most_positions(model))
     if on_token is not None and (options.num_beams > 1 or options.num_return_sequences > 1):
         raise ConfigError(
@@ -88,10 +89,6 @@ def fill(
         return []
     numbers = _count_copies(prompts) if copies is None else list(copies)
     return _Filler(model, prompts, commands, options).run(padding_side, numbers, on_token)
-
-
-def _name(index: int, contexts: Sequence[Any]) -> str:
-    return f"text {index + 1}" if len(contexts) > 1 else ""
 
 
 def _count_copies(prompts: Sequence[Prompt]) -> list[int]:

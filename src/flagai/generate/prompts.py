@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flagai.errors import ConfigError, DataError
 from flagai.generate.options import GenerationOptions
+from flagai.models.glm.inputs_checks import find_masks, name_of
 
 if TYPE_CHECKING:
     from flagai.models.glm.commands import Commands
@@ -53,11 +54,7 @@ def make_prompt(ids: Sequence[int], commands: Commands, *, where: str = "") -> P
     Raises:
         DataError: no mask in it, or more than `MOST_BLANKS`.
     """
-    blanks = tuple(i for i, one in enumerate(ids) if one in commands.mask_ids)
-    if not blanks:
-        raise DataError(
-            "the text has no mask", where=where, expected="[MASK], [sMASK] or [gMASK] where something is to be written"
-        )
+    blanks = find_masks(ids, commands, where=where)
     if len(blanks) > MOST_BLANKS:
         raise DataError(
             f"the text has {len(blanks)} masks",
@@ -102,7 +99,7 @@ def settle(prompts: Sequence[Prompt], options: GenerationOptions, positions: int
         if len(prompt.ids) > positions:
             raise DataError(
                 f"the text has {len(prompt.ids)} tokens, special tokens counted",
-                where=f"text {i + 1}" if len(prompts) > 1 else "",
+                where=name_of(i, len(prompts)),
                 expected=f"at most {positions}: the model has no positions beyond",
                 fix="shorten the text",
             )

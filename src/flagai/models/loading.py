@@ -52,10 +52,14 @@ def quiet_config(raw: Mapping[str, Any], where: str) -> Any:
 
 
 def is_glm(raw: Mapping[str, Any]) -> bool:
-    """Whether the content of a config.json names a GLM of 2022, ours or a published one; GLM-4 is transformers'."""
-    return raw.get("model_type") == "flagai_glm" or (
-        raw.get("model_type") == "glm" and _ONLY_2022 & raw.keys() != set()
-    )
+    """Whether the content of a config.json is that of a GLM of 2022: ours, the remote code's or FlagAI's.
+
+    FlagAI's files name no type; GLM-4, which bears the name of the remote code's, is transformers'.
+    """
+    kind = raw.get("model_type")
+    if kind is None:
+        return {"max_sequence_length", "num_layers"} <= raw.keys()
+    return kind == "flagai_glm" or (kind == "glm" and not _ONLY_2022.isdisjoint(raw))
 
 
 def _glm_config(raw: Mapping[str, Any], where: str) -> Any:

@@ -75,10 +75,10 @@ def enable(model: nn.Module) -> bool:
     """
     if not supports(model):
         return False
-    for base in _bases(model):
-        if _state(base) is None:
-            _attach(base)
-    return True
+    if all(_state(base) is not None or _attach(base) for base in _bases(model)):
+        return True
+    disable(model)
+    return False
 
 
 def disable(model: nn.Module) -> None:
@@ -130,6 +130,8 @@ def _why_not_base(base: PreTrainedModel) -> str:
     stack = _FAMILIES[family]
     if stack is not None and not isinstance(getattr(base, stack, None), nn.Module):
         return f"this {type(base).__name__} has no part named {stack!r}"
+    if getattr(base.config, "attend_to_pads", False):
+        return "attend_to_pads is set, and a packed row has no pads"
     if getattr(base.config, "chunk_size_feed_forward", 0):
         return "chunk_size_feed_forward cuts rows into equal parts, which a packed row has not"
     return ""
@@ -139,11 +141,14 @@ def _state(base: nn.Module) -> _State | None:
     return getattr(base, _STATE, None)
 
 
-def _attach(base: PreTrainedModel) -> None:
+def _attach(base: PreTrainedModel) -> bool:
+    """Whether transformers took our attention function; it only warns where it cannot read a class's source."""
     attention = getattr(base.config, "_attn_implementation", None)
     if attention in (None, NAME):  # NAME: another model shares this configuration object
         attention = "sdpa"
     base.set_attn_implementation(NAME)
+    if base.config._attn_implementation != NAME:
+        return False
     stack = _FAMILIES[base.config.model_type]
     before = base.register_forward_pre_hook(_pack_inputs, with_kwargs=True)
     handles = [before, base.register_forward_hook(_unpack_recorded, with_kwargs=True)]
@@ -151,6 +156,7 @@ def _attach(base: PreTrainedModel) -> None:
     # Hooks run in order of registration, on the base model before the one that pads recorded hidden states.
     handles.insert(1, target.register_forward_hook(_unpack_last, with_kwargs=True, prepend=stack is None))
     setattr(base, _STATE, _State(handles=tuple(handles), attention=attention))
+    return True
 
 
 def _pack_inputs(

@@ -27,14 +27,12 @@ def build_tokenizer(folder: str | Path, *, model_max_length: int | None = None) 
     """The fast tokenizer of a folder (character offsets need one).
 
     A folder with `vocab.txt` alone, as the original writes it, is a BERT WordPiece tokenizer; a GLM has its own
-    (`models/glm/tokenization.py`). A decoder without a
-    padding token pads with its end-of-text token.
+    (`models/glm/tokenization.py`). A decoder without a padding token pads with its end-of-text token.
     Errors: `MissingFileError` without vocabulary, `ModelError` where no fast tokenizer can be had, `CheckpointError`
     for damaged files.
     """
-    inner = _tokenizer_folder(Path(folder))
-    glm = _is_glm(inner) or _is_glm(Path(folder))
-    folder = inner
+    given, folder = Path(folder), _tokenizer_folder(Path(folder))
+    glm = _is_glm(given, folder)
     tokenizer = _glm_tokenizer(folder) if glm else _load(folder)
     if not tokenizer.is_fast:
         raise _no_fast(folder, type(tokenizer).__name__)
@@ -45,12 +43,13 @@ def build_tokenizer(folder: str | Path, *, model_max_length: int | None = None) 
     return tokenizer
 
 
-def _is_glm(folder: Path) -> bool:
-    """Whether a folder holds a GLM of 2022 or the tokenizer of one."""
+def _is_glm(given: Path, folder: Path) -> bool:
+    """Whether a folder holds a GLM of 2022 or the tokenizer of one; `folder` is it or the iteration inside it."""
     from flagai.models.glm.folders import find_glm
     from flagai.models.glm.tokenization_folders import recognise
 
-    return recognise(folder) is not None or find_glm(folder) is not None
+    known = any(recognise(place) is not None for place in dict.fromkeys((folder, given)))
+    return known or find_glm(given) is not None  # which may open the weights, of the iteration too: once
 
 
 def _glm_tokenizer(folder: Path) -> Any:

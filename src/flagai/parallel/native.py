@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from flagai.models.dropout import quicken
+from flagai.parallel.memory import bound_kernel_caches
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
 from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
 
@@ -26,6 +27,8 @@ class SingleProcess(Strategy):
 
     def __init__(self, *, device: str = "auto", precision: str = "fp32") -> None:
         self.device = choose_device(device)
+        if self.device.type == "cpu":
+            bound_kernel_caches()
         self.precision = resolve_precision(precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.skips_overflow = self._scaler.is_enabled()

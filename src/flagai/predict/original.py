@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from flagai.predict.predictor import Predictor
     from flagai.tasks.base import Task
 
-OriginalEntity = tuple[int, int, str]
-"""(first character, last character, label), both ends inclusive"""
-
 _LATER = {
     "predict_generate_contrastive_search": "text generation",
     "predict_generate_images": "pictures",

@@ -127,7 +127,7 @@ class Predictor:
 
     def generate(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         *,
         stream: Callable[[int, str], None] | None = None,
         batch_size: int | None = None,
@@ -141,6 +141,7 @@ class Predictor:
         writes (`poetry`) takes texts as that task does.
 
         Args:
+            texts: a text, a mapping with it as `text`, or a list of these.
             stream: called with (number of the text, piece) for every piece of an answer as soon as it is there.
             batch_size, batch_tokens: speed and memory only.
             options: of `flagai.generate.options.GenerationOptions`, under Hugging Face's names: `max_new_tokens`,
@@ -149,7 +150,8 @@ class Predictor:
 
         Raises:
             ModelError: the model does not write (in this version only GLM does).
-            DataError: an empty text, a mask the vocabulary lacks, or a text beyond the model.
+            DataError: what is no text, an empty text, a mask the vocabulary lacks, control tokens in a text, or a text
+                beyond the model.
             ConfigError: options that cannot be meant, or answers beyond the model.
         """
         return writing.generate(self, texts, stream=stream, batch_size=batch_size, batch_tokens=batch_tokens, **options)
@@ -188,7 +190,8 @@ class Predictor:
     ) -> str:
         """The text with its masks filled by drawing tokens, whole and with control tokens; GLM only in this version.
 
-        A text without a mask is written on, and only what is new comes back.
+        A text without a mask is written on, and only what is new comes back. A mask that the vocabulary lacks is read
+        as [MASK], with a warning.
 
         Args:
             input_max_length: of no effect, as in the original: cutting a text could cut its masks.

@@ -1,22 +1,27 @@
 """What a predictor writes: `generate`, and the original's two methods for it. Knows no decoding and no checkpoint.
 
 The original's methods answer as it did: a text with masks comes back whole, as the model saw it, with control tokens.
-Without a mask only what was written on comes back. Their random numbers come from torch's global generator.
+Without a mask only what was written on comes back. Their random numbers come from torch's global generator. A mask
+that the vocabulary lacks ([gMASK] on several published models) is [MASK] to them, with a warning; `generate` refuses.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flagai.data.record import Record
 from flagai.errors import LaterReleaseError, ModelError
+from flagai.models.glm.commands import MASKS
+from flagai.models.glm.inputs_checks import lacking_masks
 from flagai.predict import loop
 from flagai.tasks.masks import split
 from flagai.tasks.writing import NOTHING, WritingTask
 
 if TYPE_CHECKING:
+    from flagai.models.glm.commands import Commands
     from flagai.predict.predictor import Predictor
 
 Stream = Callable[[int, str], None]
@@ -53,7 +58,7 @@ def plain_task(model: Any, tokenizer: Any) -> WritingTask:
 
 def generate(
     predictor: Predictor,
-    texts: str | Sequence[str],
+    texts: Any,
     *,
     stream: Stream | None = None,
     batch_size: int | None = None,
@@ -65,14 +70,24 @@ def generate(
 
     task = writing_task(predictor, "generate")
     task.generation = make_options(options, task.generation)
-    records = [Record({"text": one}, line=i + 1) for i, one in enumerate([texts] if isinstance(texts, str) else texts)]
+    records = _records(texts)
     if stream is not None:
         task.on_token = _Pieces(task, stream)
     examples = [example for windows in task.encode_many(records) for example in windows]
     results = loop.answer(
         task, predictor.evaluate, examples, records, batch_size=batch_size, batch_tokens=batch_tokens
     ).results
-    return results[0] if isinstance(texts, str) else results
+    return results[0] if isinstance(texts, str | Mapping) else results
+
+
+def _records(texts: Any) -> list[Record]:
+    """Each text as a record; `DataError` for what is none."""
+    from flagai.predict.predictor import as_record
+
+    if not isinstance(texts, Iterable):
+        as_record(texts)  # raises: neither a text nor a list of them
+    one = isinstance(texts, str | Mapping)
+    return [as_record(text, i + 1) for i, text in enumerate([texts] if one else texts)]
 
 
 class _Pieces:
@@ -108,6 +123,7 @@ def predict_generate_beamsearch(predictor: Predictor, text: str, out_max_length:
 
 def _original(predictor: Predictor, method: str, text: str, out_max_length: int, options: Mapping[str, Any]) -> str:
     task = _as_original(predictor, method, out_max_length, options)
+    text = _known_masks(text, task.tokenizer.commands, method)
     record = Record({"text": text})
     (example,) = task.encode(record)
     (row,) = loop.run(task, predictor.evaluate, [example])
@@ -116,6 +132,17 @@ def _original(predictor: Predictor, method: str, text: str, out_max_length: int,
         return task.text_of(answers[0])
     start = task.tokenizer.commands.sop
     return task.tokenizer.DecodeIds([*example.input_ids, *(i for one in answers for i in (start, *one))])
+
+
+def _known_masks(text: str, commands: Commands, method: str) -> str:
+    """The text with [MASK] in place of masks that the vocabulary lacks: the original's scripts write [gMASK] to all."""
+    lost = lacking_masks(text, commands) if isinstance(text, str) else ()
+    if lost:
+        message = f"Predictor.{method}: the vocabulary has no {', '.join(lost)}; {MASKS[0]} is read instead"
+        warnings.warn(message, stacklevel=5)
+    for mask in lost:
+        text = text.replace(mask, MASKS[0])
+    return text
 
 
 def _as_original(predictor: Predictor, method: str, out_max_length: int, options: Mapping[str, Any]) -> WritingTask:

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-_BEGINS: Final = frozenset("BSU")  # always a new entity
 _CONTINUES: Final = frozenset("IMEL")  # goes on with an open entity of its type
 _CLOSES: Final = frozenset("ELSU")  # nothing may follow within the entity
 _OUTSIDE: Final = "O"

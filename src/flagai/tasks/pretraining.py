@@ -17,6 +17,7 @@ import numpy as np
 from flagai.data.corpus_samples import Framing, SampleSource, frame, windows
 from flagai.data.example import Example
 from flagai.errors import ConfigError, DataError, ModelError, unknown_name
+from flagai.models.glm.blank_layout import IGNORED
 from flagai.models.glm.blanks import (
     PUBLISHED,
     BlankOptions,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from flagai.config import TaskConfig
     from flagai.data.record import Record
 
-IGNORED: Final = -100
 HELD_OUT: Final = (0, -1)
 """seed and epoch of the blanks of held-out texts; their position is a hash of the text"""
 MODES: Final = ("token", "sentence", "document")

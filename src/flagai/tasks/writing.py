@@ -20,6 +20,7 @@ from flagai.data.example import Example
 from flagai.data.record import Record
 from flagai.errors import CheckpointError, ConfigError, DataError, FlagaiError, ModelError
 from flagai.models.glm.commands import MASKS
+from flagai.models.glm.inputs_checks import check_control_tokens, check_masks, check_number_of_masks
 from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
 from flagai.tasks.masks import join, split
 from flagai.tasks.results import Writing
@@ -122,7 +123,8 @@ class WritingTask(Task):
         """One example a record; texts are never cut.
 
         Raises:
-            DataError: an empty text, a mask that the vocabulary lacks, too many masks, or a text beyond the model.
+            DataError: an empty text, a mask that the vocabulary lacks, too many masks, control tokens in the text, or a
+                text beyond the model.
         """
         seen: Counter[tuple[int, ...]] = Counter()
         examples = []
@@ -137,18 +139,11 @@ class WritingTask(Task):
         from flagai.generate.prompts import make_prompt
 
         draft, commands = self.draft(record), self.tokenizer.commands
-        for mask, number in zip(MASKS, (commands.mask, commands.smask, commands.gmask), strict=True):
-            if number is None and mask in draft.context:
-                raise DataError(
-                    f"the vocabulary has no {mask}",
-                    where=record.where,
-                    expected=f"{MASKS[0]}, the one mask this model was trained with",
-                    fix=f"write {MASKS[0]} instead",
-                )
+        check_masks(draft.context, commands, where=record.where)
         ids = list(self.tokenizer.encode_context(draft.context))
         prompt = make_prompt(ids, commands, where=record.where)
-        if len(prompt.blanks) != len(split(draft.context).masks):
-            raise DataError("the text has control tokens of the model in it", where=record.where, fix="take them out")
+        check_number_of_masks(len(prompt.blanks), len(split(draft.context).masks), where=record.where)
+        check_control_tokens(ids, commands, where=record.where)
         if len(ids) > self.max_length:
             raise DataError(
                 f"the text has {len(ids)} tokens",

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
-from flagai.data.whole import TEMPORARY, cannot_write, whole_folder
-from flagai.errors import FlagaiError
+from flagai.data import whole
+from flagai.data.whole import TEMPORARY, FullDisk
+from flagai.errors import FlagaiError, OutputError
 
 __all__ = [
     "cannot_write",
@@ -22,6 +24,21 @@ __all__ = [
     "whole_folder",
     "write_json",
 ]
+
+_FULL: Final = FullDisk(
+    expected="space for three times the size of the model",
+    fix="free some space (or lower train.keep_last) and run the same command again: it continues",
+)
+
+
+def whole_folder(target: Path) -> AbstractContextManager[Path]:
+    """`data.whole.whole_folder` for a folder of a run, which goes on once there is space again."""
+    return whole.whole_folder(target, full=_FULL)
+
+
+def cannot_write(error: OSError, target: Path) -> OutputError:
+    """The error for a file or folder of a run that cannot be written."""
+    return whole.cannot_write(error, target, full=_FULL)
 
 
 def is_system_error(error: BaseException) -> TypeGuard[OSError]:

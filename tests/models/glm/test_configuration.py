@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 import flagai.models.glm.registration  # noqa: F401 - the Auto classes
 from flagai.errors import ModelError
-from flagai.models.glm.configuration import GLMConfig, is_published
+from flagai.models.glm.configuration import GLMConfig
+from flagai.models.glm.folders import glm_config
 from flagai.models.glm.modeling import GLMForConditionalGeneration
+from flagai.models.loading import is_glm, quiet_config
 
 PUBLISHED: dict[str, Any] = {
     "architectures": ["GLMModel"],
@@ -68,7 +70,7 @@ def test_saving_drops_what_would_run_code(tmp_path: Path) -> None:
 
 def test_flagai_files_name_no_type(tmp_path: Path) -> None:
     raw = {name: value for name, value in PUBLISHED.items() if name != "model_type"} | {"max_memory_length": 0}
-    assert is_published(raw)
+    assert is_glm(raw) and type(quiet_config(raw, "")) is GLMConfig
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     assert GLMConfig.from_pretrained(tmp_path).num_layers == 3
 
@@ -79,9 +81,19 @@ def test_glm_4_stays_with_transformers(tmp_path: Path) -> None:
     small = GlmConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=100, pad_token_id=0)
     small.save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is GlmConfig
-    assert not is_published(small.to_dict())
+    assert not is_glm(small.to_dict())
     with pytest.raises(ModelError, match="GLM-4"):
         GLMConfig.from_pretrained(tmp_path)
+
+
+def test_one_rule_says_what_a_glm_of_2022_is(tmp_path: Path) -> None:
+    """A damaged file is one too, wherever it is read: its error names the field, and not another model."""
+    raw = {name: value for name, value in PUBLISHED.items() if name != "max_sequence_length"}
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    for read in (GLMConfig.from_pretrained, glm_config):
+        with pytest.raises(ModelError, match="no max_sequence_length"):
+            read(tmp_path)
+    assert is_glm({"model_type": "flagai_glm"}) and not is_glm(raw | {"model_type": "bert"}) and not is_glm({})
 
 
 @pytest.mark.parametrize(

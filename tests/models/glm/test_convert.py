@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from tests.models.glm.test_layouts import cut_slowly, weights
 from flagai.errors import CheckpointError, ConfigError, FlagaiError, OutputError, UnknownNameError
 from flagai.models import pickles
 from flagai.models.glm import convert as converting
+from flagai.models.glm import layouts
 from flagai.models.glm.convert import convert, describe
 from flagai.models.glm.heads import GLMForSequenceClassification
 from flagai.models.glm.modeling import GLMForConditionalGeneration
@@ -122,6 +124,28 @@ def test_the_layout_of_the_hub_has_published_fields_and_names(tmp_path: Path, pu
     assert done.dtypes == ("float16",) and same_bytes(tmp_path / "hub", torch.float16)
 
 
+def test_the_row_of_gmask_is_written_for_the_hub_alone(
+    tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is for GLM-10B-Chinese, with the sizes and the ids of a small model in the place of its own."""
+    monkeypatch.setattr(
+        layouts, "_TEN_B_CHINESE", layouts.Sizes(num_layers=4, hidden_size=64, vocab_size=1000, max_sequence_length=64)
+    )
+    monkeypatch.setattr(layouts, "_EOP", 7)
+    monkeypatch.setattr(layouts, "_GMASK", 9)
+    words = weights()["word_embeddings.weight"]
+    assert not torch.equal(words[7], words[9])
+    done = convert(published, tmp_path / "hub", layout="huggingface")
+    written = load_file(tmp_path / "hub" / "model.safetensors")["glm.word_embeddings.weight"]
+    assert torch.equal(written[9], words[7]) and (written != words).any(1).nonzero().flatten().tolist() == [9]
+    assert any("row 50009" in note for note in done.notes)
+    for layout in ("flagai", "flagai-original", "thudm"):
+        convert(published, tmp_path / layout, layout=layout)
+        assert same_bytes(tmp_path / layout)
+    convert(tmp_path / "hub", tmp_path / "again", layout="huggingface")
+    assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")["glm.word_embeddings.weight"], written)
+
+
 @pytest.mark.parametrize("layout", ["flagai", "huggingface", "thudm", "flagai-original"])
 def test_dtypes(tmp_path: Path, published: Path, layout: str) -> None:
     convert(published, tmp_path / "half", layout=layout, dtype="bf16")
@@ -219,6 +243,17 @@ def test_a_disk_that_is_too_small_is_seen_before(
     assert not list(tmp_path.glob("*target*"))
 
 
+def test_a_full_disk_gives_advice_that_fits(tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, folder: Path, progress: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(converting.Writer, "write", full)
+    with pytest.raises(OutputError, match="the disk is full") as caught:
+        convert(published, tmp_path / "target", layout="flagai")
+    assert "another disk" in str(caught.value.fix)
+    assert not any(word in str(caught.value) for word in ("train", "keep_last", "continues"))
+
+
 @pytest.mark.parametrize("layout", ["flagai", "thudm"])
 def test_a_conversion_that_breaks_off_leaves_nothing(
     tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch, layout: str
@@ -273,13 +308,13 @@ print(json.dumps(peaks))
 
 def shards_of_zeros(folder: Path, *, layers: int, hidden: int, rows: int, ranks: int = 4) -> int:
     """A half-precision model in four shards; the bytes of one shard."""
-    from flagai.models.glm.layouts import Sizes, cut_of, expected_shapes, part_shape
+    from flagai.models.glm.layouts import Sizes, expected_shapes
 
     sizes = Sizes(num_layers=layers, hidden_size=hidden, vocab_size=rows, max_sequence_length=128)
     (folder / "7").mkdir(parents=True)
     for rank in range(ranks):
         state = {
-            name: torch.zeros(part_shape(shape, cut_of(name), ranks), dtype=torch.float16)
+            name: cut_slowly(name, torch.zeros(shape, dtype=torch.float16), ranks)[rank].clone()
             for name, shape in expected_shapes(sizes).items()
         }
         pickles.save({"module": state, "iteration": 7}, folder / "7" / f"mp_rank_{rank:02d}_model_states.pt")

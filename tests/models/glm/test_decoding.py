@@ -9,7 +9,7 @@ import torch
 from tests.models.glm.conftest import lively
 from torch import Tensor
 
-from flagai.errors import DataError
+from flagai.errors import DataError, ModelError
 
 SOP, EOP = 58, 59
 CONTEXTS = ([5, 6, 7, 8, 9, 1], [7, 3, 2, 1], [9, 1, 4, 4, 4, 4, 2])
@@ -123,6 +123,13 @@ def test_too_few_positions() -> None:
     call = one(0)
     with pytest.raises(DataError, match="3 positions for 7 tokens"):
         lively().generate(**(call | {"position_ids": call["position_ids"][..., :3]}), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"])
+def test_ways_that_know_no_blank_positions_are_refused(name: str) -> None:
+    model = lively()
+    with pytest.raises(ModelError, match=name):
+        model.generate(**one(0), max_new_tokens=2, **{name: model if name == "assistant_model" else 4})
 
 
 def test_an_answer_beyond_the_table() -> None:

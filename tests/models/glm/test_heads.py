@@ -50,6 +50,12 @@ def test_pooling_at_the_separator_needs_one() -> None:
         lively(GLMForSequenceClassification, pool_token="start")(torch.ones(1, 3, dtype=torch.long))
 
 
+def test_no_answer_token_to_look_at() -> None:
+    model = lively(GLMForSequenceClassification, pool_token="start")
+    with pytest.raises(DataError, match="behind the context"):
+        model(torch.ones(1, 3, dtype=torch.long), context_length=torch.tensor([3]))
+
+
 def test_losses_of_a_classifier(filling: dict[str, Tensor]) -> None:
     model = lively(GLMForSequenceClassification, num_labels=3)
     ids = filling["input_ids"]
@@ -120,6 +126,12 @@ def test_candidates_that_make_no_sense() -> None:
         model(**(call | {"choice_ids": None}))
     with pytest.raises(DataError, match="at least one"):
         model(**(call | {"choice_ids": [[]], "choice_indices": [[]]}))
+    with pytest.raises(DataError, match="a token id is outside"):
+        model(**(call | {"choice_ids": [[torch.tensor([99]), *call["choice_ids"][0][1:]]]}))  # type: ignore[index]
+    with pytest.raises(DataError, match="a place is outside"):
+        model(**(call | {"choice_indices": [[torch.tensor([99]), *call["choice_indices"][0][1:]]]}))  # type: ignore[index]
+    with pytest.raises(DataError, match="for 1 rows"):
+        model(**(call | {"choice_indices": []}))
     with pytest.raises(DataError, match="more tokens than places"):
         model(**(call | {"choice_ids": [[torch.tensor([1, 2]), *call["choice_ids"][0][1:]]]}))  # type: ignore[index]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.generate.poet import make_poet
 
 from flagai.errors import ConfigError, DataError, ModelError
 from flagai.models.glm.configuration import GLMConfig
@@ -160,7 +162,7 @@ def test_light_inputs_end_a_context_without_eos_behind_gmask(gpt2: GLMTokenizer)
 def test_any_of_several_blanks_can_be_filled(gpt2: GLMTokenizer) -> None:
     for blank, place in enumerate((1, 3)):
         assert gpt2.build_inputs("[MASK] is [MASK]", blank=blank)["position_ids"][0, 0, -1] == place
-    with pytest.raises(ModelError, match="text 0 has 2 masks"):
+    with pytest.raises(ModelError, match="the text has 2 masks"):
         gpt2.build_inputs("[MASK] is [MASK]", blank=2)
 
 
@@ -173,8 +175,40 @@ def test_texts_without_a_mask_are_errors(gpt2: GLMTokenizer) -> None:
         lambda: gpt2.build_inputs_for_generation([TSINGHUA, "no gap"]),
         lambda: gpt2.build_inputs_for_multiple_choice([TSINGHUA, "no gap"], [["a"], ["b"]]),
     ):
-        with pytest.raises(ModelError, match="text 1 has no mask token"):
+        with pytest.raises(DataError, match="text 2: the text has no mask"):
             build()
+
+
+def test_masks_that_the_vocabulary_lacks_are_errors(tmp_path: Path) -> None:
+    plain = GLMTokenizer.from_pretrained(make_poet(tmp_path, task_mask=False))
+    texts = ["明[MASK]", "明[gMASK]"]
+    for build in (
+        lambda: plain.build_inputs(texts),
+        lambda: plain.build_inputs_for_generation(texts),
+        lambda: plain.build_inputs_for_multiple_choice(texts, [["a"], ["b"]]),
+    ):
+        with pytest.raises(DataError, match=r"text 2: the vocabulary has no \[gMASK\](.|\n)*write \[MASK\]"):
+            build()
+
+
+@pytest.mark.parametrize("given", [None, 3, b"x", {"text": "x"}, ["[MASK]", None]], ids=repr)
+def test_what_is_no_text_is_an_error(gpt2: GLMTokenizer, given: Any) -> None:
+    with pytest.raises(DataError, match="is no text"):
+        gpt2.build_inputs(given)
+    with pytest.raises(DataError, match="is no target"):
+        gpt2.build_inputs("[MASK]", targets=3 if given is None else given)
+    if not isinstance(given, dict):  # a mapping is what a tokenizer returned
+        with pytest.raises(DataError, match="is no text"):
+            gpt2.build_inputs_for_generation(given)
+
+
+def test_there_is_one_label_for_what_is_not_predicted() -> None:
+    from flagai.models.glm import blank_layout, inputs, inputs_light
+    from flagai.tasks import pretraining
+
+    for module in (inputs, inputs_light, pretraining):
+        assert module.IGNORED is blank_layout.IGNORED
+        assert "IGNORED =" not in Path(module.__file__).read_text(encoding="utf-8")
 
 
 def test_numbers_that_differ_and_empty_answers_are_errors(gpt2: GLMTokenizer) -> None:
@@ -184,18 +218,19 @@ def test_numbers_that_differ_and_empty_answers_are_errors(gpt2: GLMTokenizer) ->
         gpt2.build_inputs_for_generation(TSINGHUA, targets=["a", "b", "c"])
     with pytest.raises(DataError, match="1 lists of choices for 2 texts"):
         gpt2.build_inputs_for_multiple_choice([TSINGHUA, ONE], [["a"]])
-    with pytest.raises(DataError, match="question 0 has no choices"):
+    with pytest.raises(DataError, match="the question has no choices"):
         gpt2.build_inputs_for_multiple_choice(TSINGHUA, [[]])
-    with pytest.raises(DataError, match="question 0 has a choice without tokens"):
-        gpt2.build_inputs_for_multiple_choice(TSINGHUA, [["a", " "]])
-    with pytest.raises(DataError, match="no texts"):
-        gpt2.build_inputs([])
+    with pytest.raises(DataError, match="text 2: the question has a choice without tokens"):
+        gpt2.build_inputs_for_multiple_choice([ONE, TSINGHUA], [["a"], ["a", " "]])
+    for build in (gpt2.build_inputs, gpt2.build_inputs_for_generation):
+        with pytest.raises(DataError, match="no texts"):
+            build([])
     with pytest.raises(DataError, match=r"input_ids of shape \(11,\)"):
         gpt2.build_inputs_for_generation(gpt2(TSINGHUA))
 
 
 def test_too_long_and_unknown_options_are_errors(gpt2: GLMTokenizer) -> None:
-    with pytest.raises(ModelError, match="text 0 has 11 tokens"):
+    with pytest.raises(ModelError, match="the text has 11 tokens"):
         gpt2.build_inputs(TSINGHUA, max_context_length=10)
     with pytest.raises(ModelError, match="has 13 tokens"):
         gpt2.build_inputs_for_multiple_choice(TSINGHUA, [["Beijing"]], max_length=12)

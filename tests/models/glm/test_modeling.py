@@ -46,9 +46,11 @@ def test_the_two_gelus_are_two_functions(reference: Load) -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_cached_decoding_equals_the_originals(reference: Load, attention: str) -> None:
-    inputs, truth = np.load(GLM / "inputs.npz"), np.load(GLM / "logits_thudm.npz")
-    model = reference(attn_implementation=attention)
+@pytest.mark.parametrize("gelu", ["tanh", "erf"])
+def test_cached_decoding_equals_the_originals(reference: Load, gelu: str, attention: str) -> None:
+    inputs = np.load(GLM / "inputs.npz")
+    truth = np.load(GLM / {"tanh": "logits_thudm.npz", "erf": "logits_hf.npz"}[gelu])
+    model = reference(attn_implementation=attention, gelu=gelu)
     with torch.no_grad():
         outputs = model(**given("D_mems"), use_cache=True)
         assert np.abs(outputs.logits.numpy() - truth["D_mems/prefill"]).max() < TRUTH
@@ -59,6 +61,15 @@ def test_cached_decoding_equals_the_originals(reference: Load, attention: str) -
                 token, position_ids=torch.tensor([[[place], [i + 1]]]), past_key_values=outputs.past_key_values
             )
             assert np.abs(step.logits.numpy() - truth[f"D_mems/step{i}"]).max() < TRUTH
+        whole = given("D_mems")
+        steps, n = torch.tensor(inputs["D_mems/steps"]), whole["input_ids"].shape[1]
+        answer = torch.tensor([[[place] * 3, [1, 2, 3]]])
+        uncached = model(
+            torch.cat([whole["input_ids"], steps], 1),
+            position_ids=torch.cat([whole["position_ids"], answer], -1),
+            context_length=torch.tensor([n]),
+        ).logits
+        assert np.abs(uncached.numpy() - truth["D_mems/nocache"]).max() < TRUTH
 
 
 def test_a_separator_is_a_context_length(reference: Load) -> None:
@@ -128,6 +139,40 @@ def test_a_batch_equals_one_at_a_time(filling: dict[str, Tensor], side: str) -> 
             ).logits[0]
             there = together[row, :n] if side == "right" else together[row, 12 - n :]
             assert (alone - there).abs().max() < 2e-5
+
+
+def test_flex_takes_an_explicit_mask(filling: dict[str, Tensor]) -> None:
+    torch.compiler.reset()  # a second shape makes torch's CPU code for dynamic shapes, which does not compile
+    explicit = {**filling, "attention_mask": explicit_mask(filling), "context_length": None}
+    with torch.no_grad():
+        slow = lively(attn_implementation="eager")(**explicit).logits
+        fast = lively(attn_implementation="flex_attention")(**explicit).logits
+    assert (slow - fast)[real(filling)].abs().max() < 2e-5
+
+
+def test_a_body_read_in_two_pieces_sees_all_that_is_there(filling: dict[str, Tensor]) -> None:
+    body = lively(GLMModel)
+    ids = filling["input_ids"][:1]
+    with torch.no_grad():
+        first = body(ids[:, :7], use_cache=True)
+        second = body(ids[:, 7:], past_key_values=first.past_key_values).last_hidden_state
+        again = body(ids[:, :7], use_cache=True)
+        told = body(ids[:, 7:], past_key_values=again.past_key_values, context_length=torch.tensor([12]))
+    assert torch.allclose(second, told.last_hidden_state, atol=1e-6)
+
+
+def test_packing_with_one_context_length_for_all(filling: dict[str, Tensor]) -> None:
+    padded, packed = lively(), lively()
+    assert packing.enable(packed)
+    call = filling | {"context_length": torch.tensor(3)}
+    with torch.no_grad():
+        assert (padded(**call).logits - packed(**call).logits)[real(filling)].abs().max() < 2e-5
+
+
+def test_attending_to_pads_is_not_packed() -> None:
+    model = lively(attend_to_pads=True)
+    assert not packing.enable(model)
+    assert "pads" in packing.why_not(model)
 
 
 def test_pads_can_be_attended_to_as_in_the_original(filling: dict[str, Tensor]) -> None:
@@ -222,18 +267,49 @@ def test_gradients_against_finite_differences(filling: dict[str, Tensor]) -> Non
 
 
 def test_recomputation_gives_the_same_gradients(filling: dict[str, Tensor]) -> None:
+    """With dropout: the recomputed layers must draw what the first pass drew. Each layer runs twice."""
     plain, frugal = lively().train(), lively().train()
-    for module in [*plain.modules(), *frugal.modules()]:
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for model in (plain, frugal):
-        model.config.attention_dropout_prob = 0.0
     frugal.gradient_checkpointing_enable()
+    runs = []
     for model in (plain, frugal):
+        counts = [0]
+        layer = model.glm.transformer.layers[0].mlp
+        layer.register_forward_pre_hook(lambda *_, counts=counts: counts.__setitem__(0, counts[0] + 1))
+        torch.manual_seed(3)
         model(**filling, labels=filling["input_ids"]).loss.backward()
+        runs.append(counts[0])
+    assert runs == [1, 2]
     for one, other in zip(plain.parameters(), frugal.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None
         assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("rate", ["embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_each_dropout_is_there_in_training_only(filling: dict[str, Tensor], rate: str, attention: str) -> None:
+    none = {"embedding_dropout_prob": 0.0, "attention_dropout_prob": 0.0, "output_dropout_prob": 0.0}
+    model = lively(attn_implementation=attention, **(none | {rate: 0.5}))
+    still = lively(attn_implementation=attention, **none).train()
+    with torch.no_grad():
+        assert torch.equal(model(**filling).logits, model(**filling).logits)
+        model.train()
+        first, second = model(**filling).logits, model(**filling).logits
+        assert (first - second)[real(filling)].abs().max() > 1e-2
+        assert torch.equal(still(**filling).logits, still(**filling).logits)
+
+
+def test_the_attention_scale_keeps_half_precision_finite(reference: Load) -> None:
+    """What the switch is for: scores beyond the range of fp16, where the plain product overflows."""
+    finite = []
+    for scale in (1.0, 8.0):
+        model = reference(attn_implementation="eager", attention_scale=scale)
+        for layer in model.glm.transformer.layers:
+            layer.attention.query.weight.data *= 150
+            layer.attention.key.weight.data *= 150
+        with torch.no_grad():
+            logits = model.half()(**given("F_bidir")).logits
+        finite.append(bool(torch.isfinite(logits).all()))
+    assert finite == [False, True]
 
 
 def test_bf16_is_close_to_fp32(reference: Load) -> None:
@@ -292,7 +368,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "separator not whole": ({"attention_mask": torch.tensor([3.5])}, "whole numbers"),
     "mask of another batch": ({"attention_mask": torch.ones(2, 12)}, "attention_mask has the shape"),
     "mask too wide": ({"attention_mask": torch.ones(1, 14), "context_length": torch.tensor([4])}, "14 columns"),
+    "mask too short": ({"attention_mask": torch.ones(1, 8)}, "8 columns"),
+    "mask of nothing but 0.0": ({"attention_mask": torch.zeros(1, 1, 12, 12)}, "all or nothing"),
     "explicit mask of other rows": ({"attention_mask": torch.ones(1, 1, 5, 12)}, "5 rows"),
+    "explicit mask too narrow": ({"attention_mask": torch.ones(1, 1, 12, 9)}, "rows of 9"),
+    "explicit mask of another batch": ({"attention_mask": torch.ones(3, 1, 12, 12)}, "attention_mask has the shape"),
     "positions of another length": ({"position_ids": torch.zeros(1, 2, 5, dtype=torch.long)}, "position_ids"),
     "position beyond the table": ({"position_ids": torch.full((1, 2, 12), 49)}, "0 to 48"),
     "position negative": ({"position_ids": torch.full((1, 2, 12), -1)}, "0 to 48"),

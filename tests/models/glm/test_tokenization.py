@@ -197,7 +197,9 @@ def test_commands_stand_behind_a_vocabulary_of_characters(tmp_path: Path) -> Non
     poems = ["床前明月光，疑是地上霜。", "举头望明月，低头思故乡。"]
     base = character_tokenizer(poems, tmp_path / "characters")
     size = len(base)
-    tokenizer = GLMTokenizer.from_wordpiece(base, task_mask=True, dblock=True, join_chinese=True, model_max_length=64)
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(base.convert_ids_to_tokens(range(size))), "utf-8")
+    tokenizer = GLMTokenizer.from_vocabulary(file, task_mask=True, dblock=True, model_max_length=64)
     assert tokenizer.commands == Commands(
         pad=0,
         eos=0,
@@ -218,7 +220,7 @@ def test_commands_stand_behind_a_vocabulary_of_characters(tmp_path: Path) -> Non
     assert ids == tokenizer.encode_context("床前明月，[sMASK] low tide[gMASK]")
     assert ids[1:6] == base("床前明月，", add_special_tokens=False)["input_ids"]
     assert (ids[0], ids[6], ids[-1]) == (2, size + 3, size + 2)
-    assert again.decode(ids[1:6]) == "床前明月，"
+    assert again.decode(ids[1:6]) == "床 前 明 月 ，"
     assert again.decode(ids[7:-1]) == "low tide"
     assert again.model_max_length == 64
 
@@ -284,11 +286,6 @@ def test_a_tokenizer_json_of_others_is_refused(tmp_path: Path) -> None:
     character_tokenizer(["abc"], tmp_path)
     with pytest.raises(CheckpointError, match="does not say which are the command tokens"):
         GLMTokenizer.from_pretrained(tmp_path)
-
-
-def test_a_tokenizer_that_is_no_wordpiece_cannot_be_adapted(make: Make) -> None:
-    with pytest.raises(ModelError, match="no WordPiece tokenizer"):
-        GLMTokenizer.from_wordpiece(make("gpt2"))
 
 
 def test_layout_tables_stand_alone() -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from flagai.errors import CheckpointError
-from flagai.models.glm.layouts import bare_name, fused_name, is_head, listed, our_names
+from flagai.models.glm.layouts import bare_name, differences, fused_name, is_head, original_name, our_names
 
-_HEADS: Final = {"dense.": "pool_layer.", "out_proj.": "multichoice_head."}
 _TIED: Final = "lm_head.weight"
 
 
@@ -24,7 +23,7 @@ def to_original(model: Any) -> dict[str, Tensor]:
     state = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in groups.items()}
     if not any(map(is_head, state)):
         return state
-    return {_old_name(name): tensor for name, tensor in state.items()}
+    return {original_name(name): tensor for name, tensor in state.items()}
 
 
 def fill(model: Any, state: Mapping[str, Any], *, strict: bool, where: str) -> None:
@@ -37,18 +36,14 @@ def fill(model: Any, state: Mapping[str, Any], *, strict: bool, where: str) -> N
         CheckpointError: a tensor of the body is missing or of another shape.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if name != _TIED}
-    given = _ours(state)
-    missing = [name for name in own if name not in given and (strict or not is_head(name))]
-    extra = [name for name in given if name not in own] if strict else []
-    wrong = [
-        f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}"
-        for name, tensor in given.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    problems = {"are missing": missing, "have no place": extra, "have another shape": wrong}
-    if found := "; ".join(f"{len(names)} tensors {what}: {listed(names)}" for what, names in problems.items() if names):
+    given = {name: tensor for name, tensor in _ours(state).items() if strict or name in own}
+    if found := differences(_shapes(given), _shapes(own), heads=strict):
         raise CheckpointError(found, where=where, expected="the weights of this GLM")
-    model.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+    model.load_state_dict(given, strict=False)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _ours(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -60,10 +55,3 @@ def _ours(state: Mapping[str, Any]) -> dict[str, Tensor]:
         names = our_names(bare)
         given |= dict(zip(names, tensor.chunk(len(names)), strict=True))
     return given
-
-
-def _old_name(name: str) -> str:
-    for new, old in _HEADS.items():
-        if name.startswith(new):
-            return old + name.removeprefix(new)
-    return f"model.{name}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from flagai.errors import LaterModuleError
 
-GENERATION = "text generation (GLM, GPT-2, CPM, T5, OPT)"
+GENERATION = "text generation (GPT-2, CPM, T5, OPT)"
 PARALLEL = "training on several processes"
 PROMPTS = "prompt learning and the SuperGLUE and CLUE data sets"
 
@@ -19,6 +19,11 @@ def later_error(module: str, name: str, what: str) -> LaterModuleError:
         expected="a name that docs/en/compat.md lists as working",
         fix=f"wait for the release of flagai 2 that brings {what}",
     )
+
+
+def replaced_error(module: str, name: str, today: str, fix: str) -> LaterModuleError:
+    """The error for `name` of `module`, whose work `today` does."""
+    return LaterModuleError(f"{module}.{name} is not part of flagai 2", expected=today, fix=fix)
 
 
 def later(module: str, names: Mapping[str, str] | Iterable[str], what: str = "") -> Callable[[str], Any]:

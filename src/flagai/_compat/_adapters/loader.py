@@ -12,7 +12,8 @@ from flagai._compat._adapters.later import GENERATION, PARALLEL
 from flagai._compat._adapters.tokenizer import BertTokenizer
 from flagai.errors import ConfigError, ModelError, unknown_name
 from flagai.models.checkpoints import read_json
-from flagai.models.glm.folders import find_glm, is_glm_config
+from flagai.models.glm.folders import find_glm
+from flagai.models.loading import is_glm
 from flagai.models.tokenizers import build_tokenizer
 from flagai.models.zoo import find
 
@@ -161,14 +162,14 @@ def _refuse_by_name(key: str, task_name: str, model_name: str) -> None:
 def _class_of(
     key: str, task_name: str, folder: Path, *, config_only: bool
 ) -> type[bert.OriginalBert] | type[glm.OriginalGLM]:
-    is_glm = is_glm_config(read_json(folder / "config.json")) if config_only else find_glm(folder) is not None
-    table: dict[str, Any] = {**GLM_CLASSES} if is_glm else {**CLASSES}
+    of_glm = is_glm(read_json(folder / "config.json")) if config_only else find_glm(folder) is not None
+    table: dict[str, Any] = {**GLM_CLASSES} if of_glm else {**CLASSES}
     if key in table:
         return table[key]
     if key in _LATER:
         raise _later_task(task_name, _LATER[key], table)
     raise ModelError(
-        f"the task {task_name!r} is none of {'a GLM' if is_glm else 'this model'}",
+        f"the task {task_name!r} is none of {'a GLM' if of_glm else 'this model'}",
         where="AutoLoader",
         expected=f"one of: {', '.join(table)}",
     )

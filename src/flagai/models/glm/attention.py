@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flagai.errors import DataError
+from flagai.models.dropped_attention import dropped_attention, has_no_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,10 @@ def read_context(attention_mask: Tensor | None, context_length: Tensor | None, r
         if context_length is not None:
             raise DataError("attention_mask is a separator, and context_length is given too", expected="one of them")
         context_length, attention_mask = attention_mask, None
-    if context_length is not None:
-        context_length = _lengths(context_length, rows)
+    context_length = row_lengths(context_length, rows)
     if attention_mask is None:
         return Context(context_length=context_length)
-    if attention_mask.dim() == 4:
+    if attention_mask.dim() == 4 and attention_mask.shape[0] in (1, rows):
         return Context(explicit=_as_bool(attention_mask))
     if attention_mask.dim() != 2 or attention_mask.shape[0] != rows:
         raise DataError(
@@ -77,7 +77,10 @@ def read_context(attention_mask: Tensor | None, context_length: Tensor | None, r
     return Context(padding=None if pads else attention_mask != 0, context_length=context_length)
 
 
-def _lengths(context_length: Tensor, rows: int) -> Tensor:
+def row_lengths(context_length: Tensor | None, rows: int) -> Tensor | None:
+    """A length, or one for each row, as [rows]. Errors: `DataError` for anything else."""
+    if context_length is None:
+        return None
     if context_length.is_floating_point() or context_length.numel() not in (1, rows):
         raise DataError(
             f"the context length is {context_length.dtype} of the shape {list(context_length.shape)}",
@@ -87,8 +90,12 @@ def _lengths(context_length: Tensor, rows: int) -> Tensor:
 
 
 def _as_bool(mask: Tensor) -> Tensor:
-    if mask.is_floating_point() and bool((mask < 0).any()):  # transformers' own additive form
+    if not mask.is_floating_point():
+        return mask != 0
+    if bool((mask < 0).any()):  # transformers' own additive form
         return mask == 0
+    if not bool(mask.any()):
+        raise DataError("an explicit mask of nothing but 0.0 may mean all or nothing", fix="give it as bool or int")
     return mask != 0
 
 
@@ -100,8 +107,10 @@ def visibility(context: Context, *, queries: int, past: Any, keys: int, device: 
         past: tokens in the cache before it (a tensor for a static cache).
         keys: columns of keys; more than past + queries where a static cache is not full.
     """
+    if context.padding is not None:
+        _check_width(context.padding.shape[1], queries, past, keys)
     if context.explicit is not None:
-        return _explicit(context.explicit[..., -keys:], queries)
+        return _explicit(context.explicit, queries, keys, flex=flex)
     structure = None if flex else _structure(context, queries, past, keys, device)
     if structure is not None:
         return structure
@@ -110,12 +119,28 @@ def visibility(context: Context, *, queries: int, past: Any, keys: int, device: 
     return Visibility(mask=prefix_mask(context, queries=queries, past=past, keys=keys, device=device))
 
 
-def _explicit(mask: Tensor, queries: int) -> Visibility:
-    if mask.shape[-2] not in (1, queries):
-        raise DataError(f"the explicit mask has {mask.shape[-2]} rows", expected=f"1 or {queries}, the tokens given")
+def _explicit(mask: Tensor, queries: int, keys: int, *, flex: bool) -> Visibility:
+    if mask.shape[-2] not in (1, queries) or mask.shape[-1] < keys:
+        raise DataError(
+            f"the explicit mask has {mask.shape[-2]} rows of {mask.shape[-1]}",
+            expected=f"1 or {queries} rows, the tokens given, of {keys}, what they may see",
+        )
+    mask = mask[..., -keys:]
     blind = ~mask.any(-1, keepdim=True)
     # In the original a row that sees nothing has equal scores everywhere: it sees the mean of all.
-    return Visibility(mask=mask | blind, blind=blind)
+    seen = mask | blind
+    return Visibility(mask=_as_block_mask(seen, queries, keys) if flex else seen, blind=blind)
+
+
+def _as_block_mask(seen: Tensor, queries: int, keys: int) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    whole = seen.expand(-1, -1, queries, -1)
+
+    def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return whole[batch, 0, query, key]
+
+    return create_block_mask(sees, len(whole), None, queries, keys, device=seen.device)
 
 
 def _structure(context: Context, queries: int, past: Any, keys: int, device: torch.device) -> Visibility | None:
@@ -139,6 +164,16 @@ def _structure(context: Context, queries: int, past: Any, keys: int, device: tor
     return Visibility(causal=True) if int(longest) <= 1 else None
 
 
+def _check_width(width: int, queries: int, past: Any, keys: int) -> None:
+    """Past and present tokens; for a static cache, whose past is a tensor, any width it can hold."""
+    static = isinstance(past, Tensor) or keys != past + queries
+    if width > keys or (not static and width != keys):
+        raise DataError(
+            f"attention_mask has {width} columns",
+            expected=f"{'at most ' if static else ''}{keys}, past and present tokens",
+        )
+
+
 def prefix_mask(context: Context, *, queries: int, past: Any, keys: int, device: torch.device) -> Tensor:
     """True where a query sees a key: bool [batch or 1, 1, queries, keys].
 
@@ -157,8 +192,7 @@ def prefix_mask(context: Context, *, queries: int, past: Any, keys: int, device:
 
 
 def _to_width(padding: Tensor, keys: int) -> Tensor:
-    if padding.shape[1] > keys:
-        raise DataError(f"attention_mask has {padding.shape[1]} columns", expected=f"at most {keys}, past and present")
+    """The columns of a static cache that are still empty count as pads."""
     return torch.nn.functional.pad(padding, (0, keys - padding.shape[1]))
 
 
@@ -176,6 +210,33 @@ def _block_mask(context: Context, queries: int, past: Any, keys: int, device: to
         return (near & shown[batch, key]) | (key == query + past)
 
     return create_block_mask(sees, rows, None, queries, keys, device=device)
+
+
+def is_slow_dropout(name: Any, query: Tensor, dropout: float, plan: Any = None) -> bool:
+    """Whether SDPA would run its general path, so that `dropping_attention` takes its place.
+
+    Args:
+        name: the configuration's `_attn_implementation`; what packing puts there is SDPA where it has no plan.
+        plan: of a packed batch, whose own function knows how to cut it.
+    """
+    return plan is None and name in ("sdpa", "flagai_packed") and has_no_kernel(query, dropout)
+
+
+def dropping_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`dropped_attention` in the form that transformers calls; shapes as for `eager_attention`."""
+    seen = None if attention_mask is None else attention_mask.expand(-1, -1, query.shape[2], -1)
+    out = dropped_attention(query, key, value, dropout=dropout, scale=scaling, mask=seen, causal=is_causal)
+    return out.transpose(1, 2), None
 
 
 def eager_attention(

@@ -6,12 +6,12 @@ it is the same for any number of workers and in any order. Source: Du et al. 202
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flagai.data.streams import stream
 from flagai.errors import ConfigError, DataError
 from flagai.models.glm.blank_layout import Blanked, Mode, collate_blanks, lay_out, lay_out_suffix
 from flagai.models.glm.blank_options import PUBLISHED, BlankOptions
@@ -101,7 +101,7 @@ def _rows(
 ) -> Iterator[Blanked]:
     """All rows of a sample, one after another from one generator: the first needs none of the later."""
     check_blanks(options, commands)
-    rng = _generator(keys)
+    rng = stream("blanks", *keys)
     short, single, kind = rng.random(3)
     samples = [sample]
     if short < options.short_seq_prob:
@@ -204,11 +204,6 @@ class _Drawer:
 
 def _blanked(ids: np.ndarray, positions: np.ndarray, labels: np.ndarray, cut: int, mode: Mode, wanted: Mode) -> Blanked:
     return Blanked(input_ids=ids, position_ids=positions, labels=labels, context_length=cut, mode=mode, wanted=wanted)
-
-
-def _generator(keys: tuple[int, int, int]) -> np.random.Generator:
-    digest = hashlib.sha256("blanks/{}/{}/{}".format(*keys).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
 
 
 def _checked(ids: Any, loss_mask: Any, commands: Commands) -> Sample:

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from flagai.errors import ModelError
+from flagai.models.loading import is_glm
 
 PUBLISHED_TYPE: Final = "glm"
 """what published folders call themselves; transformers gives the same name to GLM-4, another model"""
@@ -46,7 +47,7 @@ class GLMConfig(PreTrainedConfig):
         max_sequence_length: the longest input; both position tables have one row more.
         embedding_dropout_prob, attention_dropout_prob, output_dropout_prob: rates in training.
         attention_scale: how far scores are scaled down before the softmax and up again inside it, for fp16; the result
-            does not depend on it.
+            does not depend on it. Only `attn_implementation="eager"` does so: the others keep scores in fp32 anyway.
         gelu: "tanh" is what the published weights were trained with; "erf" is what the Hugging Face remote code runs.
         attend_to_pads: True reproduces the original, whose padded contexts are attended to.
         pool_token: which token a classifier looks at: "cls" the first, "start" the first answer token, "pad" the last
@@ -108,7 +109,7 @@ class GLMConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         """As transformers has it, without its warning that "glm" is another type."""
         raw, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        published = is_published(raw)
+        published = is_glm(raw) and raw.get("model_type") != cls.model_type
         return (from_published(raw) | {"model_type": cls.model_type} if published else raw), rest
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,14 +117,6 @@ class GLMConfig(PreTrainedConfig):
         values = super().to_dict()
         values.pop("auto_map", None)
         return values
-
-
-def is_published(raw: Mapping[str, Any]) -> bool:
-    """Whether the content of a config.json is that of a GLM of 2022, of THUDM, FlagAI or the remote code.
-
-    FlagAI's files name no type; GLM-4 has neither of the two fields.
-    """
-    return raw.get("model_type", PUBLISHED_TYPE) == PUBLISHED_TYPE and {"max_sequence_length", "num_layers"} <= set(raw)
 
 
 def from_published(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,5 +144,5 @@ def _refuse(raw: Mapping[str, Any], name: str, only: Any) -> None:
         raise ModelError(
             f"config.json says {name} = {found!r}",
             expected=f"{only!r}, as in every released checkpoint",
-            fix="convert the model with the program that made it",
+            fix="run such a model with the program that made it",
         )

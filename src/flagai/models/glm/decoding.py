@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flagai.errors import DataError
+from flagai.errors import DataError, ModelError
 from flagai.models.glm.attention import read_context, visibility
+
+# Tokens guessed ahead, and a context read in pieces, would get other positions or see less than the whole context.
+_REFUSED = ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size")
 
 
 class BlankDecodingMixin:
@@ -27,6 +30,14 @@ class BlankDecodingMixin:
             context_length: [batch], see `GLMModel`.
             position_ids: [batch, 2, at least the tokens of the input].
         """
+        config = kwargs.get("generation_config")
+        for name in _REFUSED:
+            if kwargs.get(name) is not None or getattr(config, name, None) is not None:
+                raise ModelError(
+                    f"generate() with {name}",
+                    expected="plain decoding: it knows no positions in blanks",
+                    fix="leave it out",
+                )
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if ids is not None:
             kwargs = _translate(ids, kwargs)

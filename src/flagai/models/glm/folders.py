@@ -57,7 +57,7 @@ def find_glm(folder: str | Path) -> GLMFolder | None:
     if not given.is_dir():
         return None
     inner, config_file, raw = _config_in(given)
-    if not is_glm_config(raw) and not (_says_nothing(raw) and _has_glm_names(inner)):
+    if not (raw is not None and is_glm(raw)) and not (_says_nothing(raw) and _has_glm_names(inner)):
         return None
     files, _ = weight_files(inner)
     return GLMFolder(
@@ -68,14 +68,6 @@ def find_glm(folder: str | Path) -> GLMFolder | None:
         config=raw,
         config_file=config_file,
     )
-
-
-def is_glm_config(raw: Mapping[str, Any] | None) -> bool:
-    """Whether the content of a config.json is that of a GLM of 2022: ours, the remote code's or FlagAI's."""
-    kind = None if raw is None else raw.get("model_type")
-    if raw is None or kind is not None:
-        return raw is not None and is_glm(raw)
-    return {"max_sequence_length", "num_layers"} <= raw.keys()
 
 
 def _config_in(given: Path) -> tuple[Path, Path | None, dict[str, Any] | None]:
@@ -117,7 +109,7 @@ def glm_config(folder: str | Path) -> GLMConfig | None:
     Errors: as for `config_of`.
     """
     _, file, raw = _config_in(Path(folder))
-    if raw is not None and is_glm_config(raw):
+    if raw is not None and is_glm(raw):
         return quiet_config({"model_type": _PUBLISHED_TYPE} | raw, str(file))
     found = find_glm(folder)
     return None if found is None else config_of(found)

@@ -77,7 +77,12 @@ class GLMForSequenceClassification(GLMPreTrainedModel):
             context_length = attention_mask.reshape(-1).expand(len(hidden))
         if context_length is None:
             raise DataError(f"pool_token {self.config.pool_token!r} needs context_length", expected="[batch]")
-        return hidden[rows, context_length - (1 if self.config.pool_token == "pad" else 0)]
+        last = self.config.pool_token == "pad"
+        if hidden.device.type == "cpu" and int(context_length.max()) >= hidden.shape[1] + last:
+            raise DataError(
+                "no token stands behind the context", expected="<|startofpiece|> there, for pool_token 'start'"
+            )
+        return hidden[rows, context_length - int(last)]
 
 
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -138,7 +143,7 @@ def choice_scores(logits: Tensor, choice_ids: Any, choice_indices: Any) -> Tenso
         choice_ids, choice_indices: see `GLMForMultipleChoice.forward`.
     """
     most = max((len(row) for row in choice_ids), default=0)
-    if not most or len(choice_ids) != len(logits):
+    if not most or not len(choice_ids) == len(choice_indices) == len(logits):
         raise DataError(f"candidates for {len(choice_ids)} rows of {len(logits)}", expected="at least one for each row")
     rows = []
     for row, (ids, places) in enumerate(zip(choice_ids, choice_indices, strict=True)):
@@ -147,8 +152,15 @@ def choice_scores(logits: Tensor, choice_ids: Any, choice_indices: Any) -> Tenso
         device = logits.device
         where = torch.cat([torch.as_tensor(part, device=device) for part in places])
         token = torch.cat([torch.as_tensor(part, device=device) for part in ids])
+        _check_inside(where, logits.shape[1], "place", row)
+        _check_inside(token, logits.shape[2], "token id", row)
         # Only the candidates' own places go through the softmax of the vocabulary.
         logp = logits[row, where].float().log_softmax(-1).gather(1, token[:, None])[:, 0]
         sums = torch.stack([part.sum() for part in logp.split([len(part) for part in ids])])
         rows.append(F.pad(sums, (0, most - len(sums)), value=float("-inf")))
     return torch.stack(rows)
+
+
+def _check_inside(values: Tensor, size: int, what: str, row: int) -> None:
+    if values.device.type == "cpu" and values.numel() and not 0 <= int(values.min()) <= int(values.max()) < size:
+        raise DataError(f"a {what} is outside", expected=f"0 to {size - 1}", where=f"candidates of row {row}")

@@ -13,7 +13,9 @@ import torch
 from transformers import BatchEncoding
 
 from flagai.errors import DataError, ModelError
-from flagai.models.glm.inputs_light import IGNORED, answers_of, build_inputs, mask_of, same_number
+from flagai.models.glm.blank_layout import IGNORED
+from flagai.models.glm.inputs_checks import as_texts, check_masks, name_of
+from flagai.models.glm.inputs_light import answers_of, build_inputs, mask_of, same_number
 
 if TYPE_CHECKING:
     from flagai.models.glm.tokenization import GLMTokenizer
@@ -39,14 +41,15 @@ def build_inputs_for_generation(
     Returns `input_ids` [B, S + 1], `position_ids` [B, 2, S + max_gen_length] and `generation_attention_mask`
     [B, 1, S + max_gen_length, S + max_gen_length]; with targets the mask is called `attention_mask`, the ids are as
     long as it is, and there are `labels`.
-    Errors: `ModelError` for a context without a mask; `DataError` where targets and contexts differ in number.
+    Errors: `DataError` for what is no text, a context without a mask or with one that the vocabulary lacks, and where
+        targets and contexts differ in number.
     """
     ids, keys = _tensors(tokenizer, model_input)
     count, size = ids.shape
     answers = answers_of(tokenizer, targets, count, max_gen_length)
     if targets is not None and not padding:
         max_gen_length = max(len(answer or ()) for answer in answers)
-    masks = [mask_of(tokenizer, row, number) for number, row in enumerate(ids.tolist())]
+    masks = [mask_of(tokenizer, row, name_of(i, count)) for i, row in enumerate(ids.tolist())]
     dense = _dense_mask(keys, max_gen_length)
     batch: dict[str, Any] = {"position_ids": _positions(masks, size, max_gen_length).to(ids)}
     if targets is None:
@@ -60,9 +63,11 @@ def build_inputs_for_generation(
 
 def _tensors(tokenizer: GLMTokenizer, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(given, str) or not hasattr(given, "keys"):
-        texts = [given] if isinstance(given, str) else list(given)
-        for text in texts:
-            tokenizer.check_masks(text)
+        texts = as_texts(given)
+        if not texts:
+            raise DataError("no texts", expected="at least one")
+        for i, text in enumerate(texts):
+            check_masks(text, tokenizer.commands, where=name_of(i, len(texts)))
         given = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
     ids = torch.as_tensor(given["input_ids"])
     keys = torch.as_tensor(given["attention_mask"]) if "attention_mask" in given else torch.ones_like(ids)
@@ -107,12 +112,12 @@ def build_inputs_for_multiple_choice(
     Returns `input_ids` [B, L], `position_ids` [B, 2, L], `attention_mask` [B, 1, L, L] (a choice sees the context and
     itself) and, as lists of tensors, `choice_ids` and `choice_indices`: the tokens of each choice and the columns that
     predict them.
-    Errors: `ModelError` for a context without a mask or a row beyond `max_length`; `DataError` for a question without
-        choices or a choice without tokens.
+    Errors: `DataError` for what is no text, a context without a mask or with one that the vocabulary lacks, a question
+        without choices or a choice without tokens; `ModelError` for a row beyond `max_length`.
     """
     ids, keys = _tensors(tokenizer, model_input)
     same_number(len(choices), len(ids), "lists of choices")
-    rows = [_packed(tokenizer, ids[i], keys[i], choices[i], i) for i in range(len(ids))]
+    rows = [_packed(tokenizer, ids[i], keys[i], choices[i], name_of(i, len(ids))) for i in range(len(ids))]
     length = max(len(row["input_ids"]) for row in rows)
     if max_length is not None and length > max_length:
         raise ModelError(
@@ -125,17 +130,18 @@ def build_inputs_for_multiple_choice(
 
 
 def _packed(
-    tokenizer: GLMTokenizer, ids: torch.Tensor, keys: torch.Tensor, choices: Sequence[str], number: int
+    tokenizer: GLMTokenizer, ids: torch.Tensor, keys: torch.Tensor, choices: Sequence[str], where: str
 ) -> dict[str, Any]:
-    answers = [tokenizer.EncodeAsIds(choice) for choice in choices]
+    answers = [tokenizer.EncodeAsIds(choice) for choice in as_texts(choices, "choice")]
     if not answers or not all(answers):
         raise DataError(
-            f"question {number} has {'a choice without tokens' if answers else 'no choices'}",
+            f"the question has {'a choice without tokens' if answers else 'no choices'}",
+            where=where,
             expected="texts to choose from",
         )
     row, size = ids.tolist(), len(ids)
     # The remote code looks for [MASK] alone; here the other two will do where there is none.
-    mask = row.index(tokenizer.commands.mask) if tokenizer.commands.mask in row else mask_of(tokenizer, row, number)
+    mask = row.index(tokenizer.commands.mask) if tokenizer.commands.mask in row else mask_of(tokenizer, row, where)
     ends = np.cumsum([size, *map(len, answers)])
     fed = [token for answer in answers for token in (tokenizer.sop_token_id, *answer[:-1])]
     blocks = [place for answer in answers for place in range(1, len(answer) + 1)]

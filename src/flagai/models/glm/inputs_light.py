@@ -14,12 +14,11 @@ import torch
 from transformers import BatchEncoding
 
 from flagai.errors import ConfigError, DataError, ModelError
+from flagai.models.glm.blank_layout import IGNORED
+from flagai.models.glm.inputs_checks import as_texts, check_masks, find_masks, name_of
 
 if TYPE_CHECKING:
     from flagai.models.glm.tokenization import GLMTokenizer
-
-IGNORED = -100
-"""the label of what is not predicted"""
 
 
 def build_inputs(
@@ -46,10 +45,10 @@ def build_inputs(
     Returns tensors: `input_ids` [B, L], `attention_mask` [B, L] (0 where padded), `position_ids` [B, 2, L],
     `context_length` [B] (columns of the context, pads on its left included) and, with targets, `labels` [B, L], where
     `labels[:, i]` is what the output at i predicts, -100 for nothing.
-    Errors: `ModelError` for a text without the mask, with a mask that the vocabulary lacks or beyond the length;
-        `DataError` where targets and texts differ in number.
+    Errors: `DataError` for what is no text, a text without a mask or with one that the vocabulary lacks, and where
+        targets and texts differ in number; `ModelError` for a text beyond the length or without mask number `blank`.
     """
-    rows = _contexts(tokenizer, [texts] if isinstance(texts, str) else list(texts), blank, max_context_length)
+    rows = _contexts(tokenizer, as_texts(texts), blank, max_context_length)
     answers = answers_of(tokenizer, targets, len(rows), max_gen_length)
     if padding_side not in ("left", "right"):
         raise ConfigError(f"padding_side {padding_side!r}", expected="left or right", where="padding_side")
@@ -96,28 +95,28 @@ def _contexts(tokenizer: GLMTokenizer, texts: list[str], blank: int, longest: in
         raise DataError("no texts", expected="at least one")
     rows = []
     for number, text in enumerate(texts):
+        where = name_of(number, len(texts))
+        check_masks(text, tokenizer.commands, where=where)
         ids = tokenizer.encode_context(text)
         if longest is not None and len(ids) > longest:
             raise ModelError(
-                f"text {number} has {len(ids)} tokens",
+                f"the text has {len(ids)} tokens",
+                where=where,
                 expected=f"{longest} at most",
                 fix="shorten it: a cut could take the mask along",
             )
-        rows.append(_Context(ids, mask_of(tokenizer, ids, number, blank)))
+        rows.append(_Context(ids, mask_of(tokenizer, ids, where, blank)))
     return rows
 
 
-def mask_of(tokenizer: GLMTokenizer, ids: Sequence[int], number: int, blank: int = 0) -> int:
-    """Where the mask to be filled stands in the context of text `number`; `ModelError` where it has none."""
-    places = tokenizer.mask_positions(ids)
-    if not places:
-        raise ModelError(
-            f"text {number} has no mask token, so there is nothing to fill in",
-            expected=" or ".join(token.token for token in tokenizer.command_tokens if token.name.endswith("MASK")),
-            fix="write one where the answer belongs; if it comes last, put it at the end of the text",
-        )
+def mask_of(tokenizer: GLMTokenizer, ids: Sequence[int], where: str, blank: int = 0) -> int:
+    """Where the mask to be filled stands in a context.
+
+    Errors: `DataError` where it has none, `ModelError` where it has no mask number `blank`.
+    """
+    places = find_masks(ids, tokenizer.commands, where=where)
     if not 0 <= blank < len(places):
-        raise ModelError(f"text {number} has {len(places)} masks", expected=f"more than {blank}", where="blank")
+        raise ModelError(f"the text has {len(places)} masks", where=where, expected=f"more than blank={blank}")
     return places[blank]
 
 
@@ -127,7 +126,7 @@ def answers_of(
     """The tokens of each target with eop, `longest` at most; None for each where there are no targets."""
     if targets is None:
         return [None] * count
-    texts = [targets] if isinstance(targets, str) else list(targets)
+    texts = as_texts(targets, "target")
     same_number(len(texts), count, "targets")
     return [[*tokenizer.EncodeAsIds(text), tokenizer.eop_token_id][:longest] for text in texts]
 

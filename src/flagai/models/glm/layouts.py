@@ -56,6 +56,12 @@ def bare_name(name: str) -> str | None:
     return None if _COUNTERS.search(name) else name
 
 
+def original_name(bare: str) -> str:
+    """What a classifier of the original calls a tensor: THUDM's words for its layers, `model.` before the rest."""
+    old = next((old + bare.removeprefix(new) for old, new in _HEAD_NAMES.items() if bare.startswith(new)), None)
+    return old or f"model.{bare}"
+
+
 def fused_name(bare: str) -> tuple[str, int | None]:
     """The published name that a bare name belongs to, and which third of it it is (None: the whole tensor)."""
     match = _PART.match(bare)
@@ -90,13 +96,6 @@ def whole_shape(shape: Shape, cut: Cut, parts: int) -> Shape:
     if cut == "whole":
         return shape
     return (shape[0], shape[1] * parts) if cut == "columns" else (shape[0] * parts, *shape[1:])
-
-
-def part_shape(shape: Shape, cut: Cut, parts: int) -> Shape:
-    """The shape of one of `parts` equal parts of a whole tensor."""
-    if cut == "whole":
-        return shape
-    return (shape[0], shape[1] // parts) if cut == "columns" else (shape[0] // parts, *shape[1:])
 
 
 def take(shards: Sequence[Tensor], cut: Cut, rank: int = 0, ranks: int = 1) -> Tensor:
@@ -196,15 +195,7 @@ def check_shapes(shapes: Mapping[str, Shape], *, where: str = "") -> Sizes:
     """
     sizes = sizes_of(shapes, where=where)
     wanted = expected_shapes(sizes)
-    missing = [name for name in wanted if name not in shapes]
-    extra = [name for name in shapes if name not in wanted and not is_head(name)]
-    wrong = [
-        f"{name} is {list(shapes[name])}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    problems = {"are missing": missing, "have no place in a GLM": extra, "have another shape": wrong}
-    if found := "; ".join(f"{len(names)} tensors {what}: {listed(names)}" for what, names in problems.items() if names):
+    if found := differences(shapes, wanted):
         raise CheckpointError(
             found,
             expected=f"the {len(wanted)} tensors of a GLM with {sizes.num_layers} layers",
@@ -212,6 +203,23 @@ def check_shapes(shapes: Mapping[str, Shape], *, where: str = "") -> Sizes:
             where=where,
         )
     return sizes
+
+
+def differences(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], *, heads: bool = False) -> str:
+    """What is missing, has no place or has another shape than is wanted; "" where all is well.
+
+    Args:
+        heads: whether layers of classifiers must be the same too; else they may lack and may be left over.
+    """
+    missing = [name for name in wanted if name not in shapes and (heads or not is_head(name))]
+    extra = [name for name in shapes if name not in wanted and (heads or not is_head(name))]
+    wrong = [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
+    ]
+    problems = {"are missing": missing, "have no place in a GLM": extra, "have another shape": wrong}
+    return "; ".join(f"{len(names)} tensors {what}: {listed(names)}" for what, names in problems.items() if names)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -21,7 +21,15 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from flagai.errors import DataError
-from flagai.models.glm.attention import Visibility, eager_attention, read_context, visibility
+from flagai.models.glm.attention import (
+    Visibility,
+    dropping_attention,
+    eager_attention,
+    is_slow_dropout,
+    read_context,
+    row_lengths,
+    visibility,
+)
 from flagai.models.glm.configuration import GLMConfig
 from flagai.models.glm.decoding import BlankDecodingMixin
 
@@ -60,6 +68,8 @@ class GLMAttention(nn.Module):
         name: Any = self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         dropout = self.config.attention_dropout_prob if self.training else 0.0
+        if is_slow_dropout(name, q, dropout, kwargs.get("flagai_packed")):
+            attend = dropping_attention
         out, weights = attend(
             self, q, k, v, seen.mask, scaling=self.scaling, dropout=dropout, is_causal=seen.causal, **kwargs
         )
@@ -129,14 +139,23 @@ class GLMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As transformers has it; a folder in a published layout is read too, its fused rows split.
+        """As transformers has it; a published layout is read too, from a folder or the hub, its fused rows split.
 
-        Errors: those of `reading.load_published`: nothing starts at random in silence.
+        Errors: those of `hub.resolve` and `reading.load_published`, and `CheckpointError` for names of the body that
+            lack or are left over: nothing but a classifier starts at random.
         """
-        from flagai.models.glm.reading import load_published
+        from flagai.models.glm.reading import load_published, local_folder
+        from flagai.models.loading import LoadReport
 
-        model = None if args else load_published(cls, pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs) if model is None else model
+        told = kwargs.pop("output_loading_info", False)
+        folder = local_folder(pretrained_model_name_or_path, kwargs)
+        if folder is not None and not args and (model := load_published(cls, folder, **kwargs)) is not None:
+            empty = {"missing_keys": set(model.fresh_parameters), "unexpected_keys": set(), "mismatched_keys": set()}
+            return (model, empty | {"error_msgs": []}) if told else model
+        loaded: Any = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        LoadReport.of(info).check(model, fresh=True, where=str(folder or ""))
+        return (model, info) if told else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -191,7 +210,8 @@ class GLMModel(GLMPreTrainedModel):
             past_key_values: a `Cache`, filled on the way; `use_cache=True` makes one where none is given.
 
         Raises:
-            DataError: shapes that do not fit, a context longer than the text, a position beyond the table.
+            DataError: shapes that do not fit; on the CPU also a context longer than the text and a position beyond the
+                table (looking at their values would make a GPU wait; a text too long is refused everywhere).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise DataError("need exactly one of input_ids and inputs_embeds")
@@ -204,7 +224,7 @@ class GLMModel(GLMPreTrainedModel):
         if plan is None:
             seen = self._seen(attention_mask, context_length, rows, queries, past, past_key_values, embedded.device)
         else:  # each packed text has a structure of its own, see models/packing_attention.py
-            seen, kwargs["context_length"] = Visibility(), context_length
+            seen, kwargs["context_length"] = Visibility(), row_lengths(context_length, plan.rows)
         hidden = embedded + self._positions(position_ids, queries, past, embedded.device)
         hidden = self.transformer.dropout(hidden)
         for layer in self.transformer.layers:
@@ -225,7 +245,7 @@ class GLMModel(GLMPreTrainedModel):
         context = read_context(attention_mask, context_length, rows, pads=self.config.attend_to_pads)
         keys = queries if cache is None else cache.get_mask_sizes(queries, 0)[0]
         if context.context_length is None and context.explicit is None:
-            everything = torch.full((rows,), queries, device=device)
+            everything = torch.zeros(rows, dtype=torch.long, device=device) + (past + queries)
             context = type(context)(padding=context.padding, context_length=everything)
         elif context.context_length is not None and not isinstance(past, Tensor):
             _check_lengths(context.context_length, past + queries)
@@ -234,13 +254,15 @@ class GLMModel(GLMPreTrainedModel):
 
     def _positions(self, position_ids: Tensor | None, tokens: int, past: Any, device: torch.device) -> Tensor:
         """The sum of both position embeddings, [batch or 1, tokens, hidden]."""
+        table, blocks = self.transformer.position_embeddings, self.transformer.block_position_embeddings
+        if position_ids is None and not isinstance(past, Tensor):
+            _check_range(0, past + tokens - 1, table.num_embeddings)  # known without looking at a tensor
         given = (torch.arange(tokens, device=device) + past)[None] if position_ids is None else position_ids
         both: Tensor = torch.stack([given, torch.zeros_like(given)], 1) if given.dim() == 2 else given
         if both.shape[-1] != tokens or both.shape[1] != 2:
             raise DataError(f"position_ids has the shape {list(given.shape)}", expected=f"[batch, 2, {tokens}]")
-        table, blocks = self.transformer.position_embeddings, self.transformer.block_position_embeddings
-        if device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_positions(both, table.num_embeddings)
+        if position_ids is not None and device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_range(*map(int, both.aminmax()), table.num_embeddings)
         return table(both[:, 0]) + blocks(both[:, 1])
 
 
@@ -257,8 +279,7 @@ def _check_lengths(context_length: Tensor, tokens: int) -> None:
         )
 
 
-def _check_positions(position_ids: Tensor, rows: int) -> None:
-    lowest, highest = (int(value) for value in position_ids.aminmax())
+def _check_range(lowest: int, highest: int, rows: int) -> None:
     if lowest < 0 or highest >= rows:
         raise DataError(
             f"the position {highest if highest >= rows else lowest} is not in the table",

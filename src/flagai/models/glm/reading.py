@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from flagai.errors import ModelError
+from flagai.hub import resolve
 from flagai.models.glm.folders import config_of, find_glm
 from flagai.models.glm.layouts import POSITIONS, our_names
 from flagai.models.glm.sources import Source, open_glm
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 _TABLES: Final = tuple(name for bare in POSITIONS for name in our_names(bare))
 _SEED: Final = 42
-_TRUE_ANYWAY: Final = {"local_files_only", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only"}
+_TRUE_ANYWAY: Final = {
+    *("cache_dir", "force_download", "local_files_only", "revision", "token"),
+    *("low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only"),
+}
 """what people ask transformers for beside these folders: nothing is fetched or run here, whatever is said"""
 
 
@@ -85,8 +89,9 @@ def load_published(
 
     Args:
         config: instead of that of the folder; compared with the weights as well.
-        dtype: "auto" is what is stored.
-        settings: fields of the configuration, `attn_implementation`, and `device_map` where it is one device.
+        dtype: also by its name; "auto" is what is stored.
+        settings: fields of the configuration, `attn_implementation`, and `device_map` where it is one device, by itself
+            or as {"": device}.
     Errors: as for `load_glm`; `ModelError` for a setting that means nothing here.
     """
     found = find_glm(folder)
@@ -94,8 +99,8 @@ def load_published(
         return None
     source = Source(found)
     config = config_of(found, source.sizes) if config is None else config
-    device = settings.pop("device_map", None) or "cpu"
-    dtype = settings.pop("torch_dtype", None) or dtype
+    device = _device_of(settings.pop("device_map", None))
+    dtype = _dtype_of(settings.pop("torch_dtype", None) or dtype)
     if (attention := settings.pop("attn_implementation", None)) is not None:
         config._attn_implementation = attention
     for name, value in settings.items():
@@ -104,11 +109,47 @@ def load_published(
         if not hasattr(config, name):
             raise ModelError(f"a folder of this layout takes no {name}", fix="convert it first: flagai ckpt convert")
         setattr(config, name, value)
-    kind = next(iter(source.dtypes.values())) if dtype in ("auto", None) else dtype
+    kind = next(iter(source.dtypes.values())) if dtype is None else dtype
     heads = brings_classifier(source)
     model, report = build_from(source, cls, config, dtype=kind, device=device, heads=heads)
     model.fresh_parameters = tuple(report.check(model, fresh=True, where=str(folder)))
     return model.eval()
+
+
+def _device_of(device_map: Any) -> torch.device:
+    only: Any = device_map[""] if isinstance(device_map, Mapping) and [*device_map] == [""] else device_map
+    try:
+        return torch.device("cpu" if only is None else only)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"a folder of this layout takes no device_map {device_map!r}",
+            expected='one device, as in "cpu" or {"": "cuda:0"}',
+            fix="convert it first: flagai ckpt convert",
+        ) from error
+
+
+def _dtype_of(dtype: Any) -> torch.dtype | None:
+    """None for what is stored."""
+    if dtype in ("auto", None):
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(
+            f"the dtype {dtype!r} is none that weights can have", expected='"float32", "bfloat16", "float16" or "auto"'
+        )
+    return found
+
+
+def local_folder(name: Any, settings: Mapping[str, Any]) -> Any:
+    """The folder of a model by its name, looked for as `settings` of `from_pretrained` say.
+
+    A folder is given back as it is, and so is what only transformers can find: None (the weights come as `state_dict`)
+    and part of a repository. Errors: those of `hub.resolve`.
+    """
+    if name is None or settings.get("subfolder") or Path(name).is_dir():
+        return name
+    where = {key: settings[key] for key in ("revision", "cache_dir") if key in settings}
+    return resolve(name, offline=bool(settings.get("local_files_only")), **where)
 
 
 @dataclass(frozen=True, kw_only=True)

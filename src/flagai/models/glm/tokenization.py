@@ -22,7 +22,6 @@ from flagai.models.glm.commands import (
 )
 from flagai.models.glm.tokenization_build import (
     Built,
-    adapt_wordpiece,
     build_byte_bpe,
     build_sentencepiece,
     build_wordpiece,
@@ -97,26 +96,6 @@ class GLMTokenizer(OriginalMethods, PreTrainedTokenizerFast):
             built = build_sentencepiece(file, kind, task_mask=task_mask, dblock=dblock)
         options = {} if model_max_length is None else {"model_max_length": model_max_length}
         return cls._of(built, kind, options)
-
-    @classmethod
-    def from_wordpiece(
-        cls,
-        tokenizer: PreTrainedTokenizerFast,
-        *,
-        task_mask: bool | None = None,
-        dblock: bool = False,
-        join_chinese: bool = False,
-        model_max_length: int | None = None,
-    ) -> GLMTokenizer:
-        """Put GLM's command tokens behind a WordPiece vocabulary, for instance that of `character_tokenizer`.
-
-        `join_chinese`: decode without spaces between Chinese characters. The rest as for `from_vocabulary`.
-        """
-        built = adapt_wordpiece(
-            tokenizer.backend_tokenizer, task_mask=task_mask, dblock=dblock, join_chinese=join_chinese
-        )
-        length = tokenizer.model_max_length if model_max_length is None else model_max_length
-        return cls._of(built, "bert", {"model_max_length": length})
 
     @classmethod
     def _of(cls, built: Built, layout: LayoutName, options: Mapping[str, Any]) -> GLMTokenizer:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from flagai.errors import CheckpointError, MissingFileError, ModelError
@@ -34,40 +34,11 @@ def build_wordpiece(
     base = _numbered(words, file)
     tokens = _tokens("bert", base, str(file), task_mask, dblock)
     lower = not _is_cased(words) if lower_case is None else lower_case
-    return _wordpiece(base, tokens, normalizers.BertNormalizer(lowercase=lower))
-
-
-def adapt_wordpiece(
-    fast: Tokenizer, *, task_mask: bool | None = None, dblock: bool = False, join_chinese: bool = False
-) -> Built:
-    """The same for a WordPiece tokenizer that is there already, whose normaliser is kept."""
-    if not isinstance(fast.model, WordPiece):
-        raise ModelError(
-            f"the tokenizer is no WordPiece tokenizer ({type(fast.model).__name__})",
-            expected="one like BERT's, or of character_tokenizer",
-            fix="build the others from their files: GLMTokenizer.from_vocabulary",
-        )
-    base = fast.get_vocab()
-    tokens = _tokens("bert", base, "", task_mask, dblock)
-    built = _wordpiece(base, tokens, fast.normalizer)
-    if join_chinese:
-        steps = [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *_no_spaces()]
-        built.backend.decoder = decoders.Sequence(steps)
-    return built
-
-
-def _wordpiece(base: dict[str, int], tokens: tuple[CommandToken, ...], normalizer: Any) -> Built:
     backend = Tokenizer(WordPiece(_with_commands(base, tokens), unk_token="[UNK]"))
-    backend.normalizer = normalizer
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lower)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     return _finished(backend, tokens, 1 + max(base.values()))
-
-
-def _no_spaces() -> list[decoders.Decoder]:
-    """Decoding steps that drop the space between two Chinese characters or marks."""
-    kind = "[\\p{Han}\\u3000-\\u303f\\uff00-\\uffef“”‘’…—·]"
-    return [decoders.Replace(Regex(f"(?<={kind}) (?={kind})"), "")]
 
 
 def build_byte_bpe(

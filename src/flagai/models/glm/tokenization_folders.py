@@ -11,6 +11,7 @@ from typing import Any, Final
 from flagai.errors import MissingFileError, ModelError
 from flagai.models.checkpoints import read_json
 from flagai.models.glm.commands import PUBLISHED_SIZES, CommandToken, LayoutName, padded_size
+from flagai.models.loading import is_glm
 
 SENTENCEPIECE_FILES: Final = ("cog-pretrain.model", "spiece.model")
 """THUDM's and the remote code's name of the Chinese vocabulary, and FlagAI's later one"""
@@ -59,7 +60,7 @@ def recognise(folder: Path) -> Recognised | None:
     if (folder / TOKENIZER_FILE).is_file() and COMMANDS_KEY in told:
         return Recognised(saved=True)
     remote = _REMOTE_CLASSES.get(str(told.get("tokenizer_class")).removesuffix("Fast"))
-    if remote is None and not _is_glm(raw) and not (raw == {} and (folder / SENTENCEPIECE_FILES[0]).is_file()):
+    if remote is None and not is_glm(raw) and not (raw == {} and (folder / SENTENCEPIECE_FILES[0]).is_file()):
         return None
     added = {str(token): int(number) for token, number in _json(folder / "added_tokens.json").items()}
     return Recognised(
@@ -74,12 +75,6 @@ def recognise(folder: Path) -> Recognised | None:
 
 def _json(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
-
-
-def _is_glm(raw: Mapping[str, Any]) -> bool:
-    from flagai.models.glm.folders import is_glm_config
-
-    return bool(raw) and is_glm_config(raw)
 
 
 def _layout(

@@ -24,6 +24,7 @@ from flagai.models.glm.layouts import (
     cut_of,
     is_head,
     lacks_gmask,
+    original_name,
     our_names,
     with_gmask,
 )
@@ -39,7 +40,6 @@ Progress = Callable[[int], None]
 _MOST_BYTES: Final = 5_000_000_000
 """of a safetensors file, where no number of shards is asked for"""
 _SLICED: Final = ("thudm", "flagai-original")
-_OLD_HEADS: Final = {"dense.": "pool_layer.", "out_proj.": "multichoice_head."}
 _CLASSIFIERS: Final = {
     "out_proj.weight": "GLMForSequenceClassification",
     "classifier.weight": "GLMForTokenClassification",
@@ -198,10 +198,7 @@ class Writer:
 
     def _old_name(self, name: str) -> str:
         """A classifier of the original holds the model as `model`, and calls its own layers otherwise."""
-        if not any(map(is_head, self.names)):
-            return name
-        old = next((old + name.removeprefix(new) for new, old in _OLD_HEADS.items() if name.startswith(new)), None)
-        return old or f"model.{name}"
+        return original_name(name) if any(map(is_head, self.names)) else name
 
     def _slice_name(self, rank: int, ranks: int) -> str:
         if self.layout == "thudm":
