@@ -262,7 +262,8 @@ class GLMModel(GLMPreTrainedModel):
         if both.shape[-1] != tokens or both.shape[1] != 2:
             raise DataError(f"position_ids has the shape {list(given.shape)}", expected=f"[batch, 2, {tokens}]")
         if position_ids is not None and device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_range(*map(int, both.aminmax()), table.num_embeddings)
+            lowest, highest = both.aminmax()
+            _check_range(int(lowest), int(highest), table.num_embeddings)
         return table(both[:, 0]) + blocks(both[:, 1])
 
 
