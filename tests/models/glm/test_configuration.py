@@ -104,6 +104,8 @@ def test_one_rule_says_what_a_glm_of_2022_is(tmp_path: Path) -> None:
         ({"spell_length": 3}, "spell_length"),
         ({"intermediate_size": 100}, "intermediate_size"),
         ({"num_attention_heads": 5}, "no multiple"),
+        ({"gelu": "relu"}, "'tanh' or 'erf'"),
+        ({"pool_token": "mean"}, "pool_token is 'mean'"),
     ],
 )
 def test_branches_that_no_checkpoint_uses_are_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ _RUNTIME: Final = frozenset(
         "spell_length",
     }
 )
+_CHOICES: Final = {"gelu": ("tanh", "erf"), "pool_token": ("cls", "start", "pad")}
 
 
 @strict
@@ -83,6 +84,13 @@ class GLMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ModelError(
+                    f"{name} is {getattr(self, name)!r}",
+                    expected=" or ".join(map(repr, known)),
+                    fix="correct config.json",
+                )
         if self.hidden_size % self.num_attention_heads:
             raise ModelError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}",

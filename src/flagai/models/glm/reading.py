@@ -101,19 +101,30 @@ def load_published(
     config = config_of(found, source.sizes) if config is None else config
     device = _device_of(settings.pop("device_map", None))
     dtype = _dtype_of(settings.pop("torch_dtype", None) or dtype)
-    if (attention := settings.pop("attn_implementation", None)) is not None:
+    attention = settings.pop("attn_implementation", None)
+    config = _changed(config, {name: value for name, value in settings.items() if name not in _TRUE_ANYWAY})
+    if attention is not None:
         config._attn_implementation = attention
-    for name, value in settings.items():
-        if name in _TRUE_ANYWAY:
-            continue
-        if not hasattr(config, name):
-            raise ModelError(f"a folder of this layout takes no {name}", fix="convert it first: flagai ckpt convert")
-        setattr(config, name, value)
     kind = next(iter(source.dtypes.values())) if dtype is None else dtype
     heads = brings_classifier(source)
     model, report = build_from(source, cls, config, dtype=kind, device=device, heads=heads)
     model.fresh_parameters = tuple(report.check(model, fresh=True, where=str(folder)))
     return model.eval()
+
+
+def _changed(config: GLMConfig, settings: Mapping[str, Any]) -> GLMConfig:
+    """With other values for some of its fields, checked like those of a file."""
+    if not settings:
+        return config
+    if unknown := [name for name in settings if not hasattr(config, name)]:
+        raise ModelError(f"a folder of this layout takes no {unknown[0]}", fix="convert it first: flagai ckpt convert")
+    try:
+        return type(config)(**(config.to_dict() | dict(settings)))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise ModelError(f"{told}: {str(error).splitlines()[-1].strip()}", expected="fields of GLMConfig") from error
 
 
 def _device_of(device_map: Any) -> torch.device:
