@@ -159,6 +159,11 @@ def test_reserved_section_says_that_it_comes(section: str) -> None:
     assert "release" in error.found
 
 
+def test_generation_is_set_on_the_call() -> None:
+    error = refusal("generate.top_k=1")
+    assert "Predictor.generate" in error.found and "flagai predict --set" in error.found
+
+
 def test_misspelt_required_key_is_told_before_the_missing_one() -> None:
     error = refusal(text="{model: m, task: {nmae: t}}")
     assert error.where == "task.nmae"

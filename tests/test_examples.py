@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,22 @@ def test_the_examples_are_found():
     assert len(EXAMPLES) >= 8
 
 
+def prepared(folder, tmp_path, monkeypatch):
+    """The folder, or where it has something to prepare, a copy in which that is done."""
+    if not (folder / "prepare.py").is_file():
+        return folder
+    copy = tmp_path / "examples" / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("poems", "model"))
+    (copy.parent / "data").symlink_to(ROOT / "examples/data")
+    monkeypatch.setenv("FLAGAI_CACHE", str(tmp_path / "cache"))
+    runpy.run_path(str(copy / "prepare.py"), run_name="__main__")
+    return copy
+
+
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
 def test_an_example_runs(folder, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    folder = prepared(folder, tmp_path, monkeypatch)
     settings = [*TINY, f"output={tmp_path / 'run'}"]
     config = load_config(folder / "run.yaml", settings)
     if config.model.config is None:

@@ -50,12 +50,35 @@ def test_inspect_and_ls(cli: Cli, folder: Path) -> None:
     assert len(rows) == 53 and rows[0].split() == ["word_embeddings.weight", "1000", "×", "64", "float32"]
 
 
+def test_an_iteration_without_what_names_it(cli: Cli, tmp_path: Path, folder: Path) -> None:
+    for tracker in ("latest_checkpointed_iteration.txt", "latest", "latest_iteration.txt"):
+        (folder / tracker).unlink(missing_ok=True)
+    lost = cli("ckpt", "inspect", folder)
+    assert lost.code == 1 and "holds no weights" in lost.err and f"itself: {folder / '100'}" in lost.err
+    told = json.loads(cli("ckpt", "inspect", folder / "100", "--json").out)
+    assert told["layout"] == "thudm" and told["attention heads"] == 4
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    done = cli("ckpt", "convert", folder / "100", tmp_path / "ours")
+    assert done.code == 0, done.err
+    assert (tmp_path / "ours" / "vocab.txt").is_file() and (tmp_path / "ours" / "config.json").is_file()
+    (folder / "config.json").unlink()
+    unnamed = cli("ckpt", "inspect", folder)
+    assert unnamed.code == 1 and f"itself: {folder / '100'}" in unnamed.err
+
+
 def test_mistakes_are_messages(cli: Cli, tmp_path: Path, folder: Path) -> None:
     wrong = cli("ckpt", "convert", folder, tmp_path / "x", "--layout", "thudm", "--shards", "3")
     assert wrong.code == 2 and "3 shards do not divide" in wrong.err and not (tmp_path / "x").exists()
+    assert "one of: 1, 2, 4: each" in wrong.err and "writing" not in wrong.err
+    none = cli("ckpt", "convert", folder, tmp_path / "x", "--layout", "thudm", "--shards", "0")
+    assert none.code == 2 and "one of: 1, 2, 4: each" in none.err
+    whole = cli("ckpt", "convert", folder, tmp_path / "x", "--shards", "54")
+    assert whole.code == 2 and "1 to 53: each file" in whole.err and "writing" not in whole.err
     assert cli("ckpt", "convert", folder, tmp_path / "x", "--layout", "thud").err.count("did you mean 'thudm'?") == 1
     nothing = cli("ckpt", "inspect", tmp_path / "nowhere")
     assert nothing.code == 1 and "no folder" in nothing.err
+    file = cli("ckpt", "inspect", folder / "config.json")
+    assert file.code == 1 and "a file, not a folder" in file.err and f"lies in: {folder}" in file.err
     (folder / "100" / "mp_rank_01_model_states.pt").unlink()
     missing = cli("ckpt", "inspect", folder)
     assert missing.code == 1 and "1 of 2 model-parallel shards are here" in missing.err

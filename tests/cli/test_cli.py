@@ -460,7 +460,9 @@ def test_quickstart(here, cli):
     assert re.fullmatch(r"  \S*flagai predict runs/quickstart/final \"my card has not arrived yet\"", after[1])
     assert re.fullmatch(r"  \S.* runs/quickstart/report\.html", after[2])
     assert re.fullmatch(r"  \S*flagai init YOUR_FILE\.csv +# then: \S*flagai train run\.yaml", after[3])
-    assert len(after) == 4 and (here / "runs/quickstart/report.html").is_file()
+    assert re.fullmatch(r"  \S*flagai predict --task poetry --model glm-tiny-poetry-ch 秋江：七言律诗", after[4])
+    assert re.search(r"for the title 静夜:\n  \S{4,}", spoken.out)
+    assert len(after) == 5 and (here / "runs/quickstart/report.html").is_file()
     assert len(answers(cli("predict", "runs/quickstart/final", "my card has not arrived yet"))) == 1
     again = cli("quickstart", "train.max_steps=2", "train.device=cpu", "train.precision=fp32")
     assert again.code == 1 and "a finished run is here" in again.err and "--fresh" in again.err

@@ -90,12 +90,15 @@ BAD_FILES = {
     "no field": ('{"text": "a"}\n{"label": 1}\n', r"bad\.jsonl:2: no text.*'text'"),
     "empty text": ('{"text": "a"}\n\n{"text": "  "}\n', r"bad\.jsonl:3: .*a string"),
     "not a string": ('{"text": 5}\n', r"bad\.jsonl:1: .*a number \(5\)"),
-    "no tokens": ('{"text": "a"}\n{"text": "!!"}\n', r"bad\.jsonl:2: the text has no tokens"),
+    "no tokens": (
+        '{"text": "a"}\n{"text": "!!"}\n',
+        r"bad\.jsonl:2: the text has no tokens(.|\n)*to do: .*--skip-empty",
+    ),
     "prompt": ('{"prompt": 1, "text": "a"}\n', r"bad\.jsonl:1: the field 'prompt' is a number"),
     "no JSON": ('{"text": "a"}\n{"text": \n', r"bad\.jsonl:2: not valid JSON"),
     "no object": ('["a"]\n', r"bad\.jsonl:1: a row is a list"),
     "surrogate": ('{"text": "a\\ud83d"}\n', r"bad\.jsonl:1: .*surrogate"),
-    "nothing": ("\n\n", "the files hold no documents"),
+    "nothing": ("\n\n", r"the files hold no documents(.|\n)*to do: .*--text"),
     "NUL": ('{"text": "a"}\n\0\n', r"bad\.jsonl:2: a NUL"),
 }
 
@@ -121,6 +124,14 @@ def test_other_files_that_cannot_be_read(tmp_path):
         build(tmp_path / "aa.jsonl", tmp_path / "corpus")
     with pytest.raises(ConfigError, match="no file"):
         build([], tmp_path / "corpus")
+    with pytest.raises(DataError, match=r"a folder(.|\n)*expected: files of documents(.|\n)*\*\.jsonl"):
+        build(tmp_path, tmp_path / "corpus")
+
+
+def test_a_tokenizer_that_there_is_none_of_is_named_as_it_was_typed(tmp_path, cli):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    told = cli("data", "corpus", tmp_path / "a.jsonl", "-o", tmp_path / "c", "--tokenizer", "nix", "--offline")
+    assert told.code == 2 and "--tokenizer: unknown model 'nix'" in told.err and "model.name" not in told.err
 
 
 def test_rows_without_text_can_be_left_out(tmp_path):

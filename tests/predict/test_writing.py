@@ -86,11 +86,13 @@ def test_several_answers_to_one_text(predictor: Predictor) -> None:
 
 
 def test_answers_are_shown_as_they_grow(predictor: Predictor) -> None:
-    pieces: list[tuple[int, str]] = []
-    results = predictor.generate(TEXTS, max_new_tokens=5, stream=lambda i, piece: pieces.append((i, piece)))
+    pieces: list[tuple[int, int, str]] = []
+    results = predictor.generate(TEXTS, max_new_tokens=5, stream=lambda *told: pieces.append(told))
     assert results == predictor.generate(TEXTS, max_new_tokens=5)
     for i, result in enumerate(results):
-        assert "".join(piece for number, piece in pieces if number == i) == "".join(result.blanks)
+        for j, blank in enumerate(result.blanks):
+            assert "".join(piece for text, place, piece in pieces if (text, place) == (i, j)) == blank
+    assert {(i, j) for i, j, _ in pieces} >= {(0, 0), (0, 1), (2, 2)}
     with pytest.raises(ConfigError, match="as they come"):
         predictor.generate("月", num_beams=2, stream=print)
 
@@ -184,6 +186,57 @@ def test_mistakes_are_named(predictor: Predictor) -> None:
     assert predictor.generate([]) == []
 
 
+HOWS: dict[str, dict[str, Any]] = {"greedy": {}, "sampled": {"do_sample": True, "seed": 0}, "beams": {"num_beams": 3}}
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_where_no_token_is_allowed_that_is_said(predictor: Predictor, how: str) -> None:
+    with pytest.raises(ConfigError, match=r"allow no token(.|\n)*expected(.|\n)*to do: shorten suppress_tokens"):
+        predictor.generate(["静夜", "月[MASK]光"], suppress_tokens=range(64), **HOWS[how])
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_tokens_that_run_out_are_no_answer(predictor: Predictor, how: str) -> None:
+    """Four tokens are left and none may come twice: there is no fifth before the end is allowed."""
+    letters = predictor.tokenizer.convert_tokens_to_ids(["明", "月", "光", "夜"])
+    ends = (predictor.tokenizer.eop_token_id, predictor.tokenizer.eos_token_id)
+    options = {"suppress_tokens": [i for i in range(64) if i not in (*letters, *ends)], "no_repeat_ngram_size": 1}
+    with pytest.raises(ConfigError, match="allow no token"):
+        predictor.generate("静夜", min_new_tokens=5, **options, **HOWS[how])
+    assert len(predictor.generate("静夜", min_new_tokens=4, **options, **HOWS[how]).blanks[0]) == 4
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_an_answer_that_is_cut_off_may_have_used_up_all_tokens(predictor: Predictor, how: str) -> None:
+    """What would come after it is not asked for, though the model reads on to fill the next blank."""
+    letters = predictor.tokenizer.convert_tokens_to_ids(["明", "月", "光", "夜"])
+    options = {"suppress_tokens": [i for i in range(64) if i not in letters], "no_repeat_ngram_size": 1}
+    result = predictor.generate("静[MASK]夜[MASK]", max_new_tokens=4, **options, **HOWS[how])
+    assert [sorted(blank) for blank in result.blanks] == [sorted("明月光夜")] * 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": 1e-45, "do_sample": True},
+        {"temperature": 1e300, "do_sample": True},
+        {"repetition_penalty": 1e300},
+        {"repetition_penalty": 1e-300},
+        {"length_penalty": 1e300},
+    ],
+    ids=repr,
+)
+def test_numbers_beyond_arithmetic_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"(temperature|penalty) is 1e(.|\n)*expected"):
+        GenerationOptions(**values)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_the_most_extreme_temperatures_still_draw(predictor: Predictor, temperature: float) -> None:
+    drawn = predictor.generate("静夜", do_sample=True, temperature=temperature, seed=0, max_new_tokens=6)
+    assert drawn.blanks[0] and (temperature > 1 or drawn == predictor.generate("静夜", max_new_tokens=6))
+
+
 def test_other_families_name_the_later_release(tiny_bert: Path) -> None:
     loader = AutoLoader("classification", tiny_bert, labels=["a", "b"])
     classifier = Predictor(loader.get_model(), loader.get_tokenizer())
@@ -240,6 +293,12 @@ def test_what_fills_blanks_writes_poems_too(
         (["--task", "lm", "--model", "FOLDER", "静夜", "--set", "seed"], "seed"),
         (["--task", "lm", "--model", "FOLDER", "静夜", "--set", "sed=1"], "did you mean 'seed'"),
         (["--task", "lm", "--model", "FOLDER", "静", "夜"], "there are two texts"),
+        (
+            ["--task", "poetry", "--model", "FOLDER", "--set", "suppress_tokens=[9999]", "静"],
+            "ids from 0 to 63",
+        ),
+        (["--task", "poetry", "--model", "FOLDER", "--set", "temperature=1e-45", "静"], "temperature is 1e-45"),
+        (["--task", "poetry", "--model", "FOLDER", "静夜：床前"], "end it: 床前，"),
     ],
 )
 def test_what_a_user_mistypes(folder: Path, cli: Callable[..., Any], words: list[str], message: str) -> None:

@@ -67,6 +67,11 @@ def test_answers_take_the_place_of_masks(text: str, answers: list[str], whole: s
         ("床前[MASK]，疑是地上霜。", "无题：五言绝句：床前[MASK]，疑是地上霜。"),
         ("床前明月光,[sMASK]举头望明月,[gMASK]", "无题：五言绝句：床前明月光，[sMASK]举头望明月，[gMASK]"),
         ("一，二，三，四，[MASK]", "无题：五言律诗：一，二，三，四，[MASK]"),
+        ("静夜：：床前明月光", "静夜：五言绝句：床前明月光，[gMASK]"),
+        ("静夜：：故乡明月光是霜，", "静夜：七言绝句：故乡明月光是霜，[gMASK]"),
+        ("静夜：：", "静夜：五言绝句：[gMASK]"),
+        ("床前\0明[MASK]，", "无题：五言绝句：床前明[MASK]，"),
+        ("静\0夜", "静夜：五言绝句：[gMASK]"),
     ],
 )
 def test_what_a_poet_reads(tokenizer: Any, text: str, context: str) -> None:
@@ -102,6 +107,9 @@ def test_a_text_without_a_mask_is_written_on(tokenizer: Any, tmp_path: Path) -> 
 
 def test_mistakes_in_texts_are_named(tokenizer: Any, tmp_path: Path) -> None:
     task, poet = task_of(tokenizer), task_of(tokenizer, "poetry")
+    for text in ("：：", "\0"):
+        with pytest.raises(DataError, match="the text is empty"):
+            poet.encode(Record({"text": text}))
     for empty in ("", " \n"):
         for one in (task, poet):
             with pytest.raises(DataError, match="the text is empty"):
@@ -119,6 +127,15 @@ def test_mistakes_in_texts_are_named(tokenizer: Any, tmp_path: Path) -> None:
         poet.encode(Record({"text": "静夜：七言"}))
     with pytest.raises(UnknownNameError, match="unknown form '八言'"):
         poet.encode(Record({"text": "静夜：八言：床前明月光，"}))
+    with pytest.raises(UnknownNameError, match=r"unknown form '床前'(.|\n)*punctuation(.|\n)*end it: 床前，"):
+        poet.encode(Record({"text": "静夜：床前"}))
+    with pytest.raises(
+        DataError, match=r"a mask stands where the form belongs(.|\n)*五言绝句(.|\n)*leave the form out"
+    ):
+        poet.encode(Record({"text": "静夜：[MASK]：床前"}))
+    for one in (task, poet):
+        with pytest.raises(DataError, match=r"record 3: the text holds half of .*'\\ud83d', at character 1"):
+            one.encode(Record({"text": "月\ud83d[MASK]，"}, line=3))
     with pytest.raises(DataError, match="a mask stands in the title"):
         poet.encode(Record({"text": "[MASK]：五言绝句"}))
     plain = task_of(build_tokenizer(make_poet(tmp_path, task_mask=False)))
