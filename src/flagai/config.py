@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 RESERVED: Final = {
-    "generate": "settings of text generation come with the generation release",
+    "generate": "set it on the call (Predictor.generate, or flagai predict --set); "
+    "settings in a file come with the generation release",
     "prompt": "few-shot prompts come with the prompt-learning release",
     "compress": "distillation, pruning and quantisation come with the compression release",
 }

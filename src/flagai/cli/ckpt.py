@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -37,13 +39,18 @@ def convert(source: Path, target: Path, *, layout: str, shards: int | None, dtyp
     """Write a checkpoint in another layout, with a bar where somebody watches."""
     from flagai.models.glm.convert import convert as run
 
-    bar = typer.progressbar(length=1, label=f"writing {target.name}", file=typer.get_text_stream("stderr"))
+    bars: list[Any] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(total: int) -> None:
-        bar.length = total
+        def start(total: int) -> None:
+            """Everything has been checked: from here on something is written."""
+            bar = typer.progressbar(length=total, label=f"writing {target.name}", file=typer.get_text_stream("stderr"))
+            bars.append(stack.enter_context(bar))
 
-    with bar:
-        done = run(source, target, layout=layout, shards=shards, dtype=dtype, start=start, progress=bar.update)
+        def progress(written: int) -> None:
+            bars[0].update(written)
+
+        done = run(source, target, layout=layout, shards=shards, dtype=dtype, start=start, progress=progress)
     typer.echo(f"{done.source} -> {done.target}: {target}")
     typer.echo(f"  {done.num_tensors:,} tensors, {done.num_parameters:,} parameters, {', '.join(done.dtypes)}")
     typer.echo(f"  files: {', '.join(done.files)}")

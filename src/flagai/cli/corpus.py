@@ -10,6 +10,8 @@ from pathlib import Path
 
 import typer
 
+from flagai.errors import FlagaiError
+
 _REFRESH_SECONDS = 0.2
 
 
@@ -26,13 +28,12 @@ def corpus(
     force: bool,
     offline: bool,
 ) -> None:
-    from flagai.auto import locate
     from flagai.data.corpus_build import build_corpus
     from flagai.data.corpus_rows import Reading
     from flagai.models.tokenizers import build_tokenizer
     from flagai.tasks.corpus_examples import TextIds, Vocabulary
 
-    made = build_tokenizer(locate(tokenizer, offline=offline))
+    made = build_tokenizer(_located(tokenizer, offline))
     encode = TextIds(made)
     vocabulary = Vocabulary.of(made, encode)
     began, progress = time.perf_counter(), _Progress()
@@ -57,6 +58,18 @@ def corpus(
     if info.skipped:
         typer.echo(f"{info.skipped:,} rows without text were left out")
     typer.echo(f"next: data.train: {out} in a run.yaml with task: blank-infilling")
+
+
+def _located(tokenizer: str, offline: bool) -> Path:
+    """The tokenizer's folder; what is wrong with its name is told as the user typed it."""
+    from flagai.auto import locate
+
+    try:
+        return locate(tokenizer, offline=offline)
+    except FlagaiError as error:
+        if error.where != "model.name":
+            raise
+        raise type(error)(error.found, expected=error.expected, fix=error.fix, where="--tokenizer") from error
 
 
 def _workers(files: Sequence[Path]) -> int:

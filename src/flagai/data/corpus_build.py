@@ -128,7 +128,12 @@ def encode_block(block: Block, encode: Encode, reading: Reading, dtype: str) -> 
             continue
         if len(ids) == 0:
             where = f"{block.file}:{lines[at]}"
-            raise DataError("the text has no tokens", where=where, expected="a text to learn from")
+            raise DataError(
+                "the text has no tokens",
+                where=where,
+                expected="a text to learn from",
+                fix="correct the row, or leave such rows out (flagai data corpus … --skip-empty)",
+            )
         parts += [prompts.get(at, ()), ids]
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     flat = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=int(sizes.sum()))
@@ -193,6 +198,7 @@ def _write(
             "the files hold no documents",
             where=", ".join(str(source.path) for source in sources[:3]),
             expected="at least one row with a text",
+            fix="name files with documents, or the column that holds them (data.columns.text in a run.yaml, --text)",
         )
     return CorpusInfo(
         dtype=dtype,
@@ -273,6 +279,13 @@ def _checked(paths: Iterable[Path]) -> list[Path]:
 
     found = list(paths)
     for path in found:
+        if path.is_dir():
+            raise DataError(
+                "a folder",
+                where=str(path),
+                expected="files of documents: .jsonl, .txt, .json, .csv, .tsv or .parquet, also with .gz",
+                fix=f"name the files in it, as {path / '*.jsonl'}",
+            )
         require_file(path)
     return found
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flagai.generate.options import GenerationOptions
+from flagai.generate.processors import no_token_allowed
 
 _NEVER = -1e9  # the sum of a beam that has no part in the search; finite, so that its rows still rank
 
@@ -74,6 +75,9 @@ class BeamSearch:
 
         Args:
             logprobs: [rows, V], log-probabilities of the next token after the processors.
+
+        Raises:
+            ConfigError: no token was allowed to a request that has no answer yet.
         """
         width = logprobs.shape[1]
         totals = (self._sums.flatten()[:, None] + logprobs).view(len(self._done), -1)
@@ -106,7 +110,10 @@ class BeamSearch:
                 self._add(found, row, total, ended=True)
             if len(beams) == self._beams:
                 break
-        self._done[request] = self._done[request] or self._is_done(found, sums[0])
+        nothing_left = sums[0] <= _NEVER / 2  # every token is forbidden to every beam
+        if nothing_left and not found:
+            raise no_token_allowed()
+        self._done[request] = self._done[request] or nothing_left or self._is_done(found, sums[0])
         # Only a vocabulary smaller than the search leaves beams over: they go on without a part in it.
         return beams + [(first, 0, _NEVER)] * (self._beams - len(beams))
 

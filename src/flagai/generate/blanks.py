@@ -10,6 +10,7 @@ could repeat it).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ from flagai.errors import ConfigError
 from flagai.generate.beams import Answer, BeamSearch, make_answer
 from flagai.generate.decoder import Decoder
 from flagai.generate.options import GenerationOptions
-from flagai.generate.processors import NOTHING, Processor, apply, make_processors
+from flagai.generate.processors import NOTHING, Processor, apply, make_processors, no_token_allowed
 from flagai.generate.prompts import (
     Inputs,
     Prompt,
     Side,
+    check_suppressed,
     end_ids,
     make_inputs,
     make_prompt,
@@ -75,10 +77,12 @@ def fill(
 
     Raises:
         DataError: a context without a mask, with too many, or longer than the model reads.
-        ConfigError: answers longer than the model's positions, or a callback where there is no one answer to follow.
+        ConfigError: answers longer than the model's positions, suppressed tokens that it does not have, options that
+            allow no token, or a callback where there is no one answer to follow.
     """
     prompts = [make_prompt(ids, commands, where=name_of(i, len(contexts))) for i, ids in enumerate(contexts)]
     options = settle(prompts, options or GenerationOptions(), most_positions(model))
+    check_suppressed(options, model)
     if on_token is not None and (options.num_beams > 1 or options.num_return_sequences > 1):
         raise ConfigError(
             "tokens cannot be shown as they come where several answers are searched for",
@@ -156,7 +160,10 @@ class _Filler:
     def _choose(self, rows: Sequence[_Row], history: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         allowed = apply(self._processors, history, scores)
         chosen = draw(allowed, [row.random for row in rows]) if self._options.do_sample else most_probable(allowed)
-        return chosen, scores.log_softmax(1).gather(1, chosen[:, None])[:, 0]
+        # A forbidden token is chosen only where all are: -inf tells it, in the transfer that is made anyway.
+        forbidden = allowed.gather(1, chosen[:, None]) == -torch.inf
+        logprobs = scores.log_softmax(1).gather(1, chosen[:, None]).masked_fill(forbidden, -torch.inf)
+        return chosen, logprobs[:, 0]
 
     def _remember(self, history: Tensor, chosen: Tensor, rows: Sequence[_Row]) -> Tensor:
         if not self._processors:
@@ -249,11 +256,16 @@ class _Row:
 
         Args:
             token, logprob: what was chosen; of no meaning right after an answer that was cut off.
+
+        Raises:
+            ConfigError: no token was allowed.
         """
         if len(self.answers) == len(self.prompt.blanks):
             return None
         if self.cut_off:
             return self._finish(ended=False)
+        if logprob == -math.inf:
+            raise no_token_allowed()
         self.logprob += logprob
         if token in self.ends:
             return self._finish(ended=True)

@@ -114,12 +114,19 @@ _WHOLE = {
     "seed": 0,
 }
 _MAY_BE_UNSET = frozenset({"max_new_tokens", "seed"})
+_MOST = 1e6  # scores times or through more are no longer numbers in float32
 _NUMBERS: dict[str, tuple[Any, str]] = {
-    "temperature": (lambda v: v > 0, "a number above 0; do_sample=False takes the most probable token"),
+    "temperature": (
+        lambda v: 1 / _MOST <= v <= _MOST,
+        "a number above 0, from 1e-06 to 1e+06; do_sample=False takes the most probable token",
+    ),
     "top_p": (lambda v: 0 < v <= 1, "a number above 0, at most 1"),
     "min_p": (lambda v: 0 <= v < 1, "a number from 0, below 1"),
-    "repetition_penalty": (lambda v: v > 0, "a number above 0; 1 penalises nothing"),
-    "length_penalty": (lambda _: True, "a number; 0 takes no account of the length"),
+    "repetition_penalty": (
+        lambda v: 1 / _MOST <= v <= _MOST,
+        "a number above 0, from 1e-06 to 1e+06; 1 penalises nothing",
+    ),
+    "length_penalty": (lambda v: abs(v) <= 50, "a number from -50 to 50; 0 takes no account of the length"),
 }
 _SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 

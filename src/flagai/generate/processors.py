@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flagai.errors import ConfigError
 from flagai.generate.options import GenerationOptions
 
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -164,6 +165,16 @@ def apply(processors: Sequence[Processor], history: Tensor, scores: Tensor) -> T
     for processor in processors:
         scores = processor(history, scores)
     return scores
+
+
+def no_token_allowed() -> ConfigError:
+    """The error where the options forbid every token, the end among them."""
+    return ConfigError(
+        "the options allow no token: every token of the vocabulary is forbidden, the end of an answer too",
+        where="generate",
+        expected="at least one token that may come next",
+        fix="shorten suppress_tokens, lower min_new_tokens, or raise no_repeat_ngram_size",
+    )
 
 
 def _members(tokens: Tensor, scores: Tensor) -> Tensor:

@@ -80,6 +80,19 @@ def longest_answer(prompt: Prompt, positions: int) -> int:
     return positions if len(prompt.blanks) == 1 else positions - 1
 
 
+def check_suppressed(options: GenerationOptions, model: Any) -> None:
+    """Raises ConfigError for ids in `suppress_tokens` that the model's vocabulary does not have."""
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    beyond = [] if size is None else [i for i in options.suppress_tokens if i >= int(size)]
+    if beyond:
+        raise ConfigError(
+            f"suppress_tokens has {beyond[0]}" + (f" and {len(beyond) - 1} more like it" if beyond[1:] else ""),
+            where="generate.suppress_tokens",
+            expected=f"ids from 0 to {int(size or 0) - 1}: the vocabulary has no others",
+            fix="take them out",
+        )
+
+
 def settle(prompts: Sequence[Prompt], options: GenerationOptions, positions: int | None) -> GenerationOptions:
     """The options with `max_new_tokens` decided, where the prompts and the answers are within the position tables.
 

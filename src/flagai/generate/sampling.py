@@ -33,10 +33,11 @@ def most_probable(scores: Tensor) -> Tensor:
 def draw(scores: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
     """A token of each row with the probability softmax(scores): [rows, V] → int64 [rows].
 
-    One number of its stream decides each row, by inversion of the cumulative distribution.
+    One number of its stream decides each row, by inversion of the cumulative distribution. Where all scores of a row
+    are -inf it is any token.
     """
     sums = scores.softmax(1).cumsum(1, dtype=torch.float64)
     numbers = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in streams]).to(scores.device)
     # Kept below the last sum in spite of rounding: no token without probability at the end is reached.
     places = numbers.clamp(max=1 - 2**-40)[:, None] * sums[:, -1:]
-    return torch.searchsorted(sums, places, right=True)[:, 0]
+    return torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=scores.shape[1] - 1)

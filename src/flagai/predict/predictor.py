@@ -129,7 +129,7 @@ class Predictor:
         self,
         texts: Any,
         *,
-        stream: Callable[[int, str], None] | None = None,
+        stream: Callable[[int, int, str], None] | None = None,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         **options: Any,
@@ -142,7 +142,8 @@ class Predictor:
 
         Args:
             texts: a text, a mapping with it as `text`, or a list of these.
-            stream: called with (number of the text, piece) for every piece of an answer as soon as it is there.
+            stream: called with (number of the text, number of the blank in it, piece) for every piece of an answer as
+                soon as it is there; both count from 0.
             batch_size, batch_tokens: speed and memory only.
             options: of `flagai.generate.options.GenerationOptions`, under Hugging Face's names: `max_new_tokens`,
                 `do_sample`, `top_k`, `top_p`, `temperature`, `num_beams`, `seed`, …; default is what the task says.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from flagai.models.glm.commands import Commands
     from flagai.predict.predictor import Predictor
 
-Stream = Callable[[int, str], None]
-"""called with (number of the text, what is new of it) while answers grow"""
+Stream = Callable[[int, int, str], None]
+"""called with (number of the text, number of the blank in it, what is new of its answer) while answers grow"""
 
 
 def can_write(model: Any, tokenizer: Any) -> bool:
@@ -105,7 +105,7 @@ class _Pieces:
         text, told = self._task.text_of(tokens), self._told.get(key, "")
         if not text.endswith("\ufffd") and text != told and text.startswith(told):
             self._told[key] = text
-            self._stream(record, text[len(told) :])
+            self._stream(record, blank, text[len(told) :])
 
 
 # -- the original's methods ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from flagai.data.record import Record
-from flagai.errors import DataError, unknown_name
+from flagai.errors import DataError, UnknownNameError, unknown_name
 from flagai.tasks.masks import split
 from flagai.tasks.writing import Draft, WritingTask, the_text
 
@@ -39,10 +39,10 @@ class PoetryTask(WritingTask):
         """`title：form：lines` with a mask where the poem is to go on.
 
         Raises:
-            DataError: an empty text.
+            DataError: an empty text, or a mask outside the lines.
             UnknownNameError: a form that there is none of.
         """
-        text = re.sub(r"\s+", "", the_text(record))
+        text = re.sub(r"[\s\0]+", "", the_text(record))  # a NUL is nothing that any vocabulary reads
         masks = iter(split(text).masks)
         text = _GAP.join(split(text).parts).translate(_WIDE)
         title, form, lines = _read(text, record)
@@ -78,14 +78,30 @@ def _read(text: str, record: Record) -> tuple[str, str, str]:
         return first, _form(rest[0], record), rest[1]
     if not rest[0] or rest[0] in FORMS:
         return first, rest[0], ""
-    return (first, "", rest[0]) if _is_verse(rest[0]) else (first, _form(rest[0], record), "")
+    return (first, "", rest[0]) if _is_verse(rest[0]) else (first, _form(rest[0], record, or_lines=True), "")
 
 
 def _is_verse(text: str) -> bool:
     return _GAP in text or any(sign in text for sign in _ENDS)
 
 
-def _form(text: str, record: Record) -> str:
-    if text in FORMS:
+def _form(text: str, record: Record, *, or_lines: bool = False) -> str:
+    """A form as it was given, "" for none; `or_lines` where verse could have stood in its place."""
+    if not text or text in FORMS:
         return text
-    raise unknown_name("form", text, FORMS, where=record.where)
+    if _GAP in text:
+        raise DataError(
+            "a mask stands where the form belongs",
+            where=record.where,
+            expected=f"one of: {', '.join(FORMS)}",
+            fix="name one, or leave the form out (two colons, one after the other): it is read from the lines",
+        )
+    error = unknown_name("form", text, FORMS, where=record.where)
+    if not or_lines:
+        raise error
+    raise UnknownNameError(
+        error.found,
+        where=error.where,
+        expected=f"{error.expected}; or lines of the poem, each with its punctuation at the end",
+        fix=f"{error.fix.rstrip('?')}; or, if it is a line, end it: {text}，",
+    )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flagai.generate.options import GenerationOptions
 
 _BETWEEN_WIDE: Final = re.compile(r"(?<=[\u2e80-\uffef])\s+|\s+(?=[\u2e80-\uffef])")
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
 NOTHING: Final = -1
 """fills up the arrays of answers"""
 
@@ -263,10 +264,18 @@ class WritingTask(Task):
 
 
 def the_text(record: Record) -> str:
-    """The one text of a record. Raises DataError for none, or for a pair."""
+    """The one text of a record. Raises DataError for none, for a pair, or for half a character in it."""
     if record.get("text_pair") is not None:
         raise DataError("there are two texts", where=record.where, expected="one text to fill or to write on")
-    return need_text(record, "text")
+    text = need_text(record, "text")
+    if (half := _HALF.search(text)) is not None:
+        raise DataError(
+            f"the text holds half of a surrogate pair, {half[0]!a}, at character {half.start()}",
+            where=record.where,
+            expected="whole Unicode characters",
+            fix="read or cut the text again as whole characters",
+        )
+    return text
 
 
 def _arrays(fillings: Sequence[Sequence[Sequence[Any]]]) -> dict[str, np.ndarray]:

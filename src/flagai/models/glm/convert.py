@@ -157,7 +157,8 @@ def _check_target(target: Path, source: Path, size: int) -> None:
 
 def _copy_rest(found: GLMFolder, folder: Path, layout: Layout) -> list[str]:
     """Tokenizer files and the like; what has no place in the layout is named."""
-    places = dict.fromkeys((found.given, found.folder))
+    beside = () if found.config_file is None else (found.config_file.parent,)
+    places = dict.fromkeys((*beside, found.given, found.folder))
     for pattern in (*_TOKENIZER, *(_OURS if layout == "flagai" else ())):
         for file in (one for place in places for one in sorted(place.glob(pattern)) if one.is_file()):
             shutil.copyfile(file, folder / file.name)

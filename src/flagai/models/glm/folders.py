@@ -38,7 +38,7 @@ class GLMFolder:
     files: tuple[Path, ...]
     """all files of weights; of model-parallel shards in the order of their ranks"""
     config: Mapping[str, Any] | None
-    """the content of config.json, in the iteration or beside it; THUDM's folders have none"""
+    """the content of config.json, in the iteration or beside it (named itself or not); THUDM's folders have none"""
     config_file: Path | None
 
     @property
@@ -59,7 +59,7 @@ def find_glm(folder: str | Path) -> GLMFolder | None:
     inner, config_file, raw = _config_in(given)
     if not (raw is not None and is_glm(raw)) and not (_says_nothing(raw) and _has_glm_names(inner)):
         return None
-    files, _ = weight_files(inner)
+    files = _files(inner)
     return GLMFolder(
         given=given,
         folder=inner,
@@ -74,7 +74,34 @@ def _config_in(given: Path) -> tuple[Path, Path | None, dict[str, Any] | None]:
     """Where the weights are, config.json there or in the folder that was asked for, and what it says."""
     inner = iteration_folder(given)
     file = next((one for one in (inner / "config.json", given / "config.json") if one.is_file()), None)
-    return inner, file, read_json(file) if file is not None else None
+    if file is not None:
+        return inner, file, read_json(file)
+    beside = given.absolute().parent / "config.json"  # an iteration was named itself
+    if given.absolute().name.isdecimal() and beside.is_file() and is_glm(raw := read_json(beside)):
+        return inner, beside, raw
+    return inner, None, None
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    """The files of weights; where only iterations inside the folder have some, the error names them."""
+    try:
+        return weight_files(folder)[0]
+    except CheckpointError as error:
+        places = iterations(folder)
+        if not places:
+            raise
+        fix = f"name an iteration's folder itself: {' or '.join(map(str, places))}"
+        raise CheckpointError(error.found, expected=error.expected, fix=fix, where=error.where) from error
+
+
+def iterations(folder: Path) -> list[Path]:
+    """The folders inside that bear a number and hold model-parallel slices or another file of weights."""
+    if any(is_slice(file) for file in folder.iterdir()):
+        return []
+    numbered = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal())
+    suffixes = {".pt", ".bin", ".safetensors"}
+    with_weights = [one for one in numbered if any(file.suffix in suffixes for file in one.iterdir())]
+    return sorted(with_weights, key=lambda one: int(one.name))
 
 
 def _says_nothing(raw: Mapping[str, Any] | None) -> bool:

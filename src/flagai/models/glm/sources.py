@@ -16,7 +16,7 @@ from torch import Tensor
 from flagai.errors import CheckpointError
 from flagai.models import pickles
 from flagai.models.checkpoints import state_in
-from flagai.models.glm.folders import GLMFolder
+from flagai.models.glm.folders import GLMFolder, iterations
 from flagai.models.glm.layouts import (
     Shape,
     bare_name,
@@ -317,10 +317,20 @@ def _no_glm(folder: Path) -> Any:
     from flagai.errors import MissingFileError
 
     if not folder.is_dir():
+        if folder.exists():
+            return CheckpointError(
+                "a file, not a folder",
+                expected="a folder with the weights of a GLM",
+                fix=f"name the folder it lies in: {folder.parent}",
+                where=str(folder),
+            )
         return MissingFileError(f"no folder {str(folder)!r}", expected="a folder with the weights of a GLM")
+    places = " or ".join(map(str, iterations(folder)))
     return CheckpointError(
         "the folder holds no GLM of 2022",
         expected="a folder of THUDM, of the original FlagAI, of the Hugging Face remote code, or one of flagai's own",
-        fix="`flagai ckpt inspect` reads GLM alone; other models go through AutoLoader",
+        fix=f"name an iteration's folder itself: {places}"
+        if places
+        else "`flagai ckpt inspect` reads GLM alone; other models go through AutoLoader",
         where=str(folder),
     )

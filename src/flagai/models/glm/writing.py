@@ -6,6 +6,7 @@ Where the format is safetensors, one tensor at a time is in memory; where it is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +76,27 @@ class Writer:
         """
         if self.shards is None:
             return
-        if self.shards < 1 or (not is_sliced(self.layout) and self.shards > len(self.names)):
-            raise ConfigError(f"{self.shards} shards", expected=f"1 to {len(self.names)}", where="--shards")
+        if is_sliced(self.layout):
+            self._check_slices(self.shards)
+        elif not 1 <= self.shards <= len(self.names):
+            raise ConfigError(
+                f"{self.shards} shards",
+                expected=f"1 to {len(self.names)}: each file holds a tensor at least",
+                fix="choose such a number, or leave --shards out",
+                where="--shards",
+            )
+
+    def _check_slices(self, shards: int) -> None:
         heads = self.config.num_attention_heads if self.config is not None else self.source.sizes.hidden_size
         sizes = {"rows of the vocabulary": self.source.sizes.vocab_size, "attention heads": heads}
-        wrong = [f"{number} {what}" for what, number in sizes.items() if number % self.shards]
-        if is_sliced(self.layout) and wrong:
+        wrong = [f"{number} {what}" for what, number in sizes.items() if shards < 1 or number % shards]
+        if wrong:
+            common = math.gcd(*sizes.values())
+            allowed = [str(number) for number in range(1, common + 1) if common % number == 0]
             raise ConfigError(
-                f"{self.shards} shards do not divide {' and '.join(wrong)}",
-                expected="a number that divides both: each shard has as many",
+                f"{shards} shards do not divide {' and '.join(wrong)}",
+                expected=f"one of: {', '.join(allowed)}: each shard has as many",
+                fix="choose one of these, or leave --shards out for one shard",
                 where="--shards",
             )
 
