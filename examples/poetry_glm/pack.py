@@ -19,8 +19,8 @@ from flagai.report.charts import Series, line_chart
 
 HERE = Path(__file__).parent
 STYLE = """svg{background:#fff;font:11px sans-serif} .grid{stroke:#ddd} .tick{fill:#555} .end{text-anchor:end}
-.middle{text-anchor:middle} .line{fill:none;stroke-width:1.5} .faint{opacity:.35} .c1{stroke:#3366aa} .c2{stroke:#bb4411}
-.c3{stroke:#228855} .point{fill:#fff}"""
+.middle{text-anchor:middle} .line{fill:none;stroke-width:1.5} .faint{opacity:.35}
+.c1{stroke:#3366aa} .c2{stroke:#bb4411} .c3{stroke:#228855} .point{fill:#fff}"""
 KINDS = ("loss_token", "loss_sentence", "loss_document")
 
 
@@ -34,7 +34,9 @@ def main(run: Path, finished: Path, target: Path) -> None:
     save_folder(target, Loaded(model, tokenizer, task))
     (target / "model.safetensors").chmod(0o644)
     shutil.copy(HERE / "card.md", target / "README.md")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(target.iterdir())}
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(target.iterdir())
+    }
     manifest = {"name": "glm-tiny-poetry-ch", "files": files}
     (target / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     (HERE / "loss.svg").write_text(curve(run, finished), encoding="utf-8")
@@ -57,7 +59,10 @@ def curve(*runs: Path) -> str:
     series += [Series(name=kind, points=held_out[kind], color=i + 1, dots=True) for i, kind in enumerate(KINDS)]
     chart = str(line_chart("Loss", series, x_name="step"))
     start, end = chart.index("<svg"), chart.index("</svg>")
-    return chart[start:end].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1) + f"<style>{STYLE}</style></svg>\n"
+    return (
+        chart[start:end].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        + f"<style>{STYLE}</style></svg>\n"
+    )
 
 
 if __name__ == "__main__":
