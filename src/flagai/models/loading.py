@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from flagai.errors import CheckpointError, ModelError, unknown_name
+from flagai.models.families import BODIES as FAMILY_BODIES
+from flagai.models.families import family_of
 from flagai.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ BODIES: Final = {
     "token-classification": "AutoModelForTokenClassification",
     "masked-lm": "AutoModelForMaskedLM",
     "conditional-generation": "AutoModelForSeq2SeqLM",
+    "causal-lm": "AutoModelForCausalLM",
     "encoder": "AutoModel",
 }
+GENERATION: Final = "generation"
+"""the kind of body that writes, whichever it is for the family (`families.BODIES`)"""
 _COUNTERS: Final = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|attn\.bias)$")
 """buffers that old files hold and today's models compute"""
 _POOLER: Final = re.compile(r"(^|\.)pooler\.")
@@ -118,8 +123,10 @@ def auto_class(body: str, config: Any, where: str) -> Any:
     """
     import transformers
 
+    if body == GENERATION:
+        body = _writing_body(config, where)
     if body not in BODIES:
-        raise unknown_name("body", body, BODIES)
+        raise unknown_name("body", body, (*BODIES, GENERATION))
     table = getattr(transformers, BODIES[body])._model_mapping
     unusable = body == "encoder" and getattr(config, "is_encoder_decoder", False)
     if unusable or type(config) not in table:
@@ -131,6 +138,18 @@ def auto_class(body: str, config: Any, where: str) -> Any:
         )
     found = table[type(config)]
     return found[0] if isinstance(found, tuple | list) else found
+
+
+def _writing_body(config: Any, where: str) -> str:
+    family = family_of(config)
+    if family is None:
+        raise ModelError(
+            f"the family {config.model_type!r} has no model that writes",
+            expected="a GLM, an encoder-decoder (T5, BART), a decoder (GPT-2, OPT, Qwen) or a masked language model (BERT)",
+            fix="choose another model for this task; `flagai models` lists what runs",
+            where=where,
+        )
+    return FAMILY_BODIES[family]
 
 
 def load_body(

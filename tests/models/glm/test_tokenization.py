@@ -179,7 +179,7 @@ def test_roberta_takes_its_commands_from_its_own_vocabulary(
 
 
 def test_a_mask_that_the_vocabulary_lacks_is_refused_in_contexts(make: Make) -> None:
-    with pytest.raises(ModelError, match=r"the text has \[gMASK\], this vocabulary has not\n.*one of: \[MASK\]\n"):
+    with pytest.raises(DataError, match=r"the vocabulary has no \[gMASK\]"):
         make("bert").encode_context("Rome is [gMASK]")
     assert make("bert", task_mask=True).encode_context("Rome is [gMASK]") == [101, 4199, 2003, 30524]
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from transformers import PreTrainedTokenizerFast
 
-from flagai.errors import CheckpointError, ModelError
+from flagai.errors import CheckpointError
 from flagai.models.glm.commands import (
-    MASKS,
     Commands,
     CommandToken,
     LayoutName,
     check_layout,
     commands_of,
 )
+from flagai.models.glm.inputs_checks import check_masks
 from flagai.models.glm.tokenization_build import (
     Built,
     build_byte_bpe,
@@ -190,22 +190,12 @@ class GLMTokenizer(OriginalMethods, PreTrainedTokenizerFast):
     def encode_context(self, text: str) -> list[int]:
         """The ids of a text to fill in: [CLS], the text, eos. A text that ends in [gMASK] goes on, so it gets no eos.
 
-        Errors: `ModelError` for a mask token that the vocabulary lacks; whether there is a mask at all is not asked.
+        Errors: `DataError` for a mask token that the vocabulary lacks; whether there is a mask at all is not asked.
         """
-        self.check_masks(text)
+        check_masks(text, self.commands)
         commands = self.commands
         end = [] if text.endswith("[gMASK]") else [commands.eos]
         return [commands.cls, *self.EncodeAsIds(text), *end]
-
-    def check_masks(self, text: str) -> None:
-        """Refuse a text with a mask token that the vocabulary lacks: it would be read as ordinary letters."""
-        known = {token.token for token in self.command_tokens}
-        if lost := [mask for mask in MASKS if mask not in known and mask in text]:
-            raise ModelError(
-                f"the text has {', '.join(lost)}, this vocabulary has not",
-                expected=f"one of: {', '.join(mask for mask in MASKS if mask in known)}",
-                fix="write [MASK]: models without the other two fill every kind of gap there",
-            )
 
     def mask_positions(self, ids: Sequence[int]) -> list[int]:
         """Where the mask tokens stand, of whatever kind, in order."""
