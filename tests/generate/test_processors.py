@@ -66,7 +66,7 @@ def test_the_whole_chain_is_hugging_faces() -> None:
         min_p=0.02,
     )
     made = ours.make_processors(options, end_ids=(0,), device=torch.device("cpu"))
-    chain = theirs.LogitsProcessorList(
+    chain: Any = theirs.LogitsProcessorList(
         [
             theirs.RepetitionPenaltyLogitsProcessor(1.3),
             theirs.NoRepeatNGramLogitsProcessor(2),
@@ -79,6 +79,35 @@ def test_the_whole_chain_is_hugging_faces() -> None:
         ]
     )
     assert torch.equal(ours.apply(made, HISTORY, SCORES), chain(HISTORY, SCORES.clone()))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_chain_is_hugging_faces(seed: int) -> None:
+    """Options at random, scores with forbidden tokens among them, histories with repeats."""
+    chance, random_stream = random.Random(seed), torch.Generator().manual_seed(seed)
+    penalty, size, temperature = chance.choice([0.7, 1.0, 2.5]), chance.randrange(4), chance.choice([0.3, 1.0, 4.0])
+    k, p, share = chance.choice([0, 1, 7, V]), chance.choice([0.2, 0.95, 1.0]), chance.choice([0.0, 0.05, 0.6])
+    scores = torch.randn(6, V, generator=random_stream) * chance.choice([0.1, 2, 20])
+    scores[:, chance.randrange(V)] = -torch.inf
+    history = torch.randint(V if seed % 2 else 4, (6, 9), generator=random_stream)
+    options = GenerationOptions(
+        do_sample=True,
+        repetition_penalty=penalty,
+        no_repeat_ngram_size=size,
+        temperature=temperature,
+        top_k=k,
+        top_p=p,
+        min_p=share,
+    )
+    chain: Any = theirs.LogitsProcessorList()
+    chain += [theirs.RepetitionPenaltyLogitsProcessor(penalty)] if penalty != 1 else []
+    chain += [theirs.NoRepeatNGramLogitsProcessor(size)] if size else []
+    chain += [theirs.TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+    chain += [theirs.TopKLogitsWarper(k)] if k else []
+    chain += [theirs.TopPLogitsWarper(p)] if p < 1 else []
+    chain += [theirs.MinPLogitsWarper(share)] if share else []
+    made = ours.make_processors(options, end_ids=(0,), device=torch.device("cpu"))
+    assert torch.equal(ours.apply(made, history, scores), chain(history, scores.clone()))
 
 
 @pytest.mark.parametrize(

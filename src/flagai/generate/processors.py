@@ -1,7 +1,8 @@
 """What changes the scores of the next token before one is chosen. Knows scores and tokens, no model and no search.
 
 A processor takes `history` [rows, n], the tokens of each row's answer so far, aligned to the right and filled up with
--1, and `scores` [rows, V]; it gives new scores. The results are those of Hugging Face's processors of the same names.
+-1, and `scores` [rows, V]; it gives new scores. One with `counts_prompt` reads the whole text where a model continues
+its prompt. The results are those of Hugging Face's processors of the same names.
 Their order is Hugging Face's too: repetition, n-grams, forbidden tokens, least length, then for draws temperature,
 top-k, top-p, min-p. The original FlagAI had other orders in different places and left some of them out for blanks.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,10 +29,17 @@ class RepetitionPenalty:
     """Scores of tokens in the history: divided by `penalty` where positive, multiplied where negative (Keskar 2019)."""
 
     penalty: float
+    counts_prompt: ClassVar[bool] = True
 
     def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
-        penalised = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
-        return torch.where(_members(history, scores), penalised, scores)
+        if not history.shape[1]:
+            return scores
+        # Only what was written is touched. The last column has a token wherever any has: it stands in for NOTHING.
+        last = history[:, -1:]
+        tokens = torch.where(history < 0, last, history).clamp(min=0)
+        found = scores.gather(1, tokens)
+        penalised = torch.where(found < 0, found * self.penalty, found / self.penalty)
+        return scores.scatter(1, tokens, torch.where(last < 0, found, penalised))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,7 @@ class NoRepeatNgram:
     """Forbids tokens that would end a run of `size` tokens which the history has already."""
 
     size: int
+    counts_prompt: ClassVar[bool] = True
 
     def __call__(self, history: Tensor, scores: Tensor) -> Tensor:
         if history.shape[1] < self.size:
@@ -46,8 +56,8 @@ class NoRepeatNgram:
         runs = history.unfold(1, self.size, 1)
         # A row shorter than the run has NOTHING at its start, which no other run of tokens equals.
         same = (runs[..., :-1] == last[:, None]).all(-1) & (runs >= 0).all(-1)
-        banned = torch.where(same, runs[..., -1], NOTHING)
-        return scores.masked_fill(_members(banned, scores), -torch.inf)
+        banned = torch.where(same, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, runs[..., -1].clamp(min=0), banned, "amin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +136,19 @@ class MinP:
 
 
 def make_processors(
-    options: GenerationOptions, *, end_ids: Sequence[int], forbidden: Sequence[int] = (), device: torch.device
+    options: GenerationOptions,
+    *,
+    end_ids: Sequence[int],
+    forbidden: Sequence[int] = (),
+    device: torch.device,
+    constraint: Processor | None = None,
 ) -> list[Processor]:
     """The processors that the options ask for, in order; none for an option at its default.
 
     Args:
         end_ids: tokens that end an answer.
         forbidden: tokens that no answer may have, beside `suppress_tokens`.
+        constraint: what `options.constraints` allow.
     """
     made: list[Processor] = []
     if options.repetition_penalty != 1:
@@ -142,7 +158,10 @@ def make_processors(
     if banned := sorted({*options.suppress_tokens, *forbidden}):
         made.append(Forbidden(ids=torch.tensor(banned, device=device)))
     if options.min_new_tokens:
-        made.append(LeastLength(length=options.min_new_tokens, end_ids=torch.tensor(list(end_ids), device=device)))
+        ends = torch.tensor(list(end_ids), dtype=torch.long, device=device)
+        made.append(LeastLength(length=options.min_new_tokens, end_ids=ends))
+    if constraint is not None:
+        made.append(constraint)
     return made + _warpers(options) if options.do_sample else made
 
 
@@ -160,10 +179,16 @@ def _warpers(options: GenerationOptions) -> list[Processor]:
     return made
 
 
-def apply(processors: Sequence[Processor], history: Tensor, scores: Tensor) -> Tensor:
-    """The scores after all processors, in order."""
+def apply(processors: Sequence[Processor], history: Tensor, scores: Tensor, texts: Tensor | None = None) -> Tensor:
+    """The scores after all processors, in order.
+
+    Args:
+        texts: as `history`, with each row's prompt in front of its answer; what processors with `counts_prompt` read
+            in place of it, where given.
+    """
     for processor in processors:
-        scores = processor(history, scores)
+        counts_prompt = texts is not None and getattr(processor, "counts_prompt", False)
+        scores = processor(texts if counts_prompt else history, scores)  # type: ignore[arg-type]
     return scores
 
 
@@ -175,11 +200,3 @@ def no_token_allowed() -> ConfigError:
         expected="at least one token that may come next",
         fix="shorten suppress_tokens, lower min_new_tokens, or raise no_repeat_ngram_size",
     )
-
-
-def _members(tokens: Tensor, scores: Tensor) -> Tensor:
-    """Bool [rows, V]: whether a row of `tokens` (NOTHING left out) has the token."""
-    width = scores.shape[1]
-    found = torch.zeros(len(scores), width + 1, dtype=torch.bool, device=scores.device)
-    found.scatter_(1, torch.where(tokens < 0, width, tokens), True)  # the spare column takes NOTHING
-    return found[:, :width]
