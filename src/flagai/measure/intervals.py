@@ -65,6 +65,20 @@ def bootstrap_mean(per_record: np.ndarray, *, resamples: int = 1000, seed: int =
     return _percentiles(values.sum() / len(values), sums / len(values), level)
 
 
+def bootstrap_sums(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    counts: np.ndarray,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a statistic of summed counts: `counts` [N, C] a record, `statistic` takes sums [..., C] to [...]."""
+    table = np.asarray(counts, dtype=np.float64)
+    draws = statistic(_resampled_sums([table], resamples, seed)[0])
+    return _percentiles(statistic(table.sum(axis=0)), draws, level)
+
+
 def bootstrap_f1(
     tp: np.ndarray,
     fp: np.ndarray,

@@ -20,6 +20,11 @@ _PIPELINES: Final = {
     "ner": "token-classification",
     "sequence-labeling": "token-classification",
     "embedding": "sentence-similarity",
+    "summarization": "summarization",
+    "title-generation": "summarization",
+    "lm": "text-generation",
+    "poetry": "text-generation",
+    "couplet": "text-generation",
 }
 _WEAKEST = 5
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -101,13 +106,18 @@ def _results(report: Mapping[str, Any]) -> str:
         [str(base.get("name") or "baseline"), say(n), metric_value(n, v), "–"]
         for n, v in (base.get("metrics") or {}).items()
     ]
-    return _table(["Split", "Metric", "Value", "95 % interval"], rows)
+    table = _table(["Split", "Metric", "Value", "95 % interval"], rows)
+    segmentation = (report.get("writing") or {}).get("segmentation")
+    return f"{table}\n\nTexts are compared so: {_line(segmentation)}." if table and segmentation else table
 
 
 def _limits(report: Mapping[str, Any]) -> str:
     rows = [row for row in report.get("per_label") or [] if row.get("support") and is_number(row.get("f1"))]
     weak = sorted(rows, key=lambda row: (row["f1"], str(row.get("label"))))[:_WEAKEST]
     lines = []
+    empty = (report.get("writing") or {}).get("empty")
+    if empty:
+        lines.append(f"- {count(empty)} of the written answers were empty.")
     if weak:
         listed = ", ".join(f"{_line(row['label'])} ({percent(row['f1'], 0)})" for row in weak)
         lines.append(f"- Labels with the lowest F1: {listed}.")

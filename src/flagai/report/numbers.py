@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 DASH: Final = "–"
-_SHARES: Final = ("accuracy", "f1", "precision", "recall", "exact", "map", "mrr", "ndcg", "hit")
+_SHARES: Final = (
+    *("accuracy", "f1", "precision", "recall", "exact", "map", "mrr", "ndcg", "hit"),
+    *("rouge", "bleu", "chrf", "distinct"),
+)
 _LESS_IS_BETTER: Final = ("loss", "mse", "mae", "rmse", "perplexity", "error")
 
 

@@ -59,7 +59,7 @@ def headline(report: Mapping[str, Any], say: Say) -> Html:
 def notes(report: Mapping[str, Any], say: Say) -> Html:
     """What a reader should know before believing the numbers, found in the report itself."""
     found = [note for note in (_status(report, say), *_audit_notes(report, say), _zero_labels(report, say),
-             _small_split(report, say), _baseline_note(report, say)) if note]  # fmt: skip
+             _empty_answers(report, say), _small_split(report, say), _baseline_note(report, say)) if note]  # fmt: skip
     if not found:
         return Html("")
     return el("aside", el("h2", say("worth_knowing")), el("ul", [el("li", note) for note in found]), class_="notes")
@@ -148,6 +148,11 @@ def _zero_labels(report: Mapping[str, Any], say: Say) -> str:
         return ""
     listed = ", ".join(zero[:5]) + (", …" if len(zero) > 5 else "")
     return say("note_zero_one" if len(zero) == 1 else "note_zero").format(count=len(zero), labels=listed)
+
+
+def _empty_answers(report: Mapping[str, Any], say: Say) -> str:
+    empty = (report.get("writing") or {}).get("empty")
+    return say("note_empty").format(count=plain(empty)) if is_number(empty) and empty else ""
 
 
 def _small_split(report: Mapping[str, Any], say: Say) -> str:

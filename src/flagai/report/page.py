@@ -20,6 +20,7 @@ from flagai.report.overview import head, headline, metrics_table, notes
 from flagai.report.provenance import data, repeat, speed
 from flagai.report.training import curves
 from flagai.report.words import Say, words
+from flagai.report.written import written
 
 _SECTIONS: Final[tuple[tuple[str, Callable[[Mapping[str, Any], Say], Html]], ...]] = (
     ("results", metrics_table),
@@ -27,6 +28,7 @@ _SECTIONS: Final[tuple[tuple[str, Callable[[Mapping[str, Any], Say], Html]], ...
     ("labels", label_table),
     ("confusion", confusion),
     ("errors", mistakes),
+    ("samples", written),
     ("data", data),
     ("speed", speed),
     ("repeat", repeat),

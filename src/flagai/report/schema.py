@@ -1,6 +1,7 @@
 """What a report holds: the plain JSON dict that is saved as report.json and drawn as report.html. It draws nothing.
 
-Only `title` is needed: every part may be missing, empty or null, and the page then goes without it.
+Only `title` is needed: every part may be missing, empty or null, and the page then goes without it. A new part of
+that kind needs no new version: who does not know it draws the rest as before.
 """
 
 from __future__ import annotations
@@ -93,6 +94,37 @@ class ErrorRow(TypedDict, total=False):
     """file:line"""
 
 
+class SampleRow(TypedDict, total=False):
+    """One written answer beside its references; `scores` of this answer alone, in [0, 1]; `where` as file:line."""
+
+    source: str
+    references: list[str]
+    predicted: str
+    scores: dict[str, float]
+    where: str
+
+
+class Histogram(TypedDict):
+    """How many lengths lie in each of B bins."""
+
+    edges: list[int]
+    """[B + 1]; a bin holds its lower edge and not its upper one"""
+    counts: dict[str, list[int]]
+    """name ("source"; "reference", "predicted") → [B]"""
+
+
+class WritingPart(TypedDict, total=False):
+    """Texts that the model wrote for the last measured split."""
+
+    segmentation: str
+    """how texts were cut for the metrics, in words"""
+    samples: list[SampleRow]
+    lengths: dict[str, Histogram]
+    """"source" and "answer", in units of the segmentation"""
+    empty: int
+    """answers without text"""
+
+
 class Speed(TypedDict, total=False):
     """Measured, so different each time; rates are per second of training or of prediction, loading left out."""
 
@@ -156,6 +188,7 @@ class Report(TypedDict, total=False):
     per_label: list[LabelRow]
     errors: list[ErrorRow]
     """most confident first"""
+    writing: WritingPart | None
     speed: Speed
     model_info: ModelInfo
     environment: Environment

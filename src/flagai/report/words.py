@@ -108,6 +108,29 @@ _WORDS: Final[dict[str, tuple[str, str]]] = {
     "missed": ("missed", "遗漏"),
     "spurious": ("spurious", "误报"),
     "nothing": ("nothing", "无"),
+    # written answers
+    "samples": ("Written answers", "生成样例"),
+    "samples_note": (
+        "Records evenly spread over the split, good and bad answers alike.",
+        "从该划分中均匀抽取，好坏答案一并列出。",
+    ),
+    "more_samples": ("{count} more", "另外 {count} 条"),
+    "reference": ("reference", "参考"),
+    "references": ("references", "参考"),
+    "written_answer": ("written", "生成"),
+    "segmentation": ("How texts are compared", "文本的切分方式"),
+    "lengths": ("Lengths", "长度"),
+    "lengths_source": ("Sources", "原文"),
+    "lengths_answer": ("Answers and references", "生成与参考"),
+    "source_lengths": ("sources", "原文"),
+    "reference_lengths": ("references", "参考"),
+    "predicted_lengths": ("written", "生成"),
+    "length_units": ("characters or words", "字或词"),
+    "sources_cut": (
+        "{cut} of {records} sources ({share}, {split}) were longer than max_length and were cut.",
+        "{split}集的 {records} 条原文中有 {cut} 条（{share}）超过 max_length，已截断。",
+    ),
+    "note_empty": ("{count} written answers are empty.", "有 {count} 条生成结果为空。"),
     # data, speed, repeat
     "split": ("Split", "划分"),
     "file_and_hash": ("File and its SHA-256", "文件及其 SHA-256"),
@@ -181,6 +204,14 @@ _WORDS: Final[dict[str, tuple[str, str]]] = {
     "spearman": ("Spearman correlation", "Spearman 相关系数"),
     "mse": ("Mean squared error", "均方误差"),
     "mae": ("Mean absolute error", "平均绝对误差"),
+    "rouge_1": ("ROUGE-1", "ROUGE-1"),
+    "rouge_2": ("ROUGE-2", "ROUGE-2"),
+    "rouge_l": ("ROUGE-L", "ROUGE-L"),
+    "bleu": ("BLEU", "BLEU"),
+    "chrf": ("chrF", "chrF"),
+    "distinct_1": ("Distinct units", "Distinct-1"),
+    "distinct_2": ("Distinct pairs of units", "Distinct-2"),
+    "exact_match": ("Exact match", "完全一致率"),
 }
 
 
