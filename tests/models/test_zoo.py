@@ -38,6 +38,13 @@ def test_glm_has_its_place_on_the_hub(name: str) -> None:
     assert entry is not None and entry.runs and entry.family == "glm" and entry.huggingface == GLM[name]
 
 
+WRITERS = (
+    *("T5-base-en", "T5-base-ch", "GPT2-base-en", "CPM-large-ch", "CPM-large-ch-generation"),
+    *(f"opt-{size}-en" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")),
+    *(f"galactica-{size}-en" for size in ("1.3b", "6.7b", "30b", "120b")),
+)
+
+
 @pytest.mark.parametrize("name", JUNE_2022)
 def test_every_name_of_june_2022_is_known_in_any_case(name: str) -> None:
     entry = zoo.find(name)
@@ -50,7 +57,7 @@ def test_unknown_names_are_none() -> None:
 
 
 def test_what_runs_says_where_it_comes_from_and_what_does_not_says_why() -> None:
-    assert {entry.name for entry in zoo.ZOO if entry.runs} == {*ENCODERS, *GLM, "glm-tiny-poetry-ch"}
+    assert {entry.name for entry in zoo.ZOO if entry.runs} == {*ENCODERS, *GLM, *WRITERS, "glm-tiny-poetry-ch"}
     for entry in zoo.ZOO:
         assert entry.huggingface or entry.name in BUNDLED if entry.runs else entry.note
 
@@ -64,6 +71,6 @@ def test_ids_have_the_form_of_hub_ids_and_names_are_unique() -> None:
 
 
 def test_names_begin_with_what_runs() -> None:
-    running = sorted([*ENCODERS, *GLM, "glm-tiny-poetry-ch"], key=str.lower)
+    running = sorted([*ENCODERS, *GLM, *WRITERS, "glm-tiny-poetry-ch"], key=str.lower)
     assert zoo.names()[: len(running)] == running
     assert len(zoo.names()) == len(zoo.ZOO)

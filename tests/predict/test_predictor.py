@@ -67,7 +67,7 @@ def test_a_model_without_a_task_lists_the_tasks(tiny_bert):
     from flagai.models.tokenizers import build_tokenizer
 
     predictor = Predictor(AutoModel.from_pretrained(tiny_bert), build_tokenizer(tiny_bert))
-    with pytest.raises(ModelError, match="classification, embedding"):
+    with pytest.raises(ModelError, match="classification, couplet, embedding"):
         predictor.predict("a film")
 
 

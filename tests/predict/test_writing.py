@@ -15,7 +15,7 @@ from tests.generate.poet import make_poet
 from flagai import AutoLoader, Predictor, hub
 from flagai.auto import Loaded, save_folder
 from flagai.config import TaskConfig
-from flagai.errors import CheckpointError, ConfigError, DataError, LaterReleaseError, MissingFileError, ModelError
+from flagai.errors import CheckpointError, ConfigError, DataError, MissingFileError, ModelError
 from flagai.generate.blanks import fill
 from flagai.generate.options import GenerationOptions
 from flagai.tasks.results import Writing, dumps, to_json
@@ -237,11 +237,11 @@ def test_the_most_extreme_temperatures_still_draw(predictor: Predictor, temperat
     assert drawn.blanks[0] and (temperature > 1 or drawn == predictor.generate("静夜", max_new_tokens=6))
 
 
-def test_other_families_name_the_later_release(tiny_bert: Path) -> None:
+def test_a_model_that_does_not_write_says_so(tiny_bert: Path) -> None:
     loader = AutoLoader("classification", tiny_bert, labels=["a", "b"])
     classifier = Predictor(loader.get_model(), loader.get_tokenizer())
-    for name in ("predict_generate_randomsample", "predict_generate_beamsearch"):
-        with pytest.raises(LaterReleaseError, match=f"{name} is not part of this release(.|\n)*text generation"):
+    for name in ("predict_generate_randomsample", "predict_generate_beamsearch", "predict_generate_contrastive_search"):
+        with pytest.raises(ModelError, match=f"{name}: BertForSequenceClassification does not write(.|\n)*seq2seq"):
             getattr(classifier, name)("text")
     with pytest.raises(ModelError, match="does not write"):
         classifier.generate("text")

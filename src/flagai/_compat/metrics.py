@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from flagai._compat._adapters.later import PROMPTS, later
+from flagai.errors import unknown_name
 from flagai.measure.classification import classification_metrics
 
-__getattr__ = later(
-    __name__, ["multirc_em", "qa_exact_match", "qa_f1", "qa_em", "bleu_metric", "rouge_metric"], PROMPTS
-)
+__getattr__ = later(__name__, ["multirc_em", "qa_exact_match", "qa_f1", "qa_em"], PROMPTS)
+
+_ROUGE = {"rouge-1": "rouge_1", "rouge-2": "rouge_2", "rouge-l": "rouge_l"}
 
 _IGNORED = -100
 
@@ -37,6 +38,32 @@ def f1_macro_metric(predictions: Any, labels: Any, meta: Any = None, **_: Any) -
     """Mean F1 over the classes that occur, in percent."""
     predicted, wanted = (list(map(str, part.tolist())) for part in _flat(predictions, labels))
     return 100.0 * classification_metrics(wanted, predicted, sorted({*wanted, *predicted}))["f1_macro"]
+
+
+def bleu_metric(predictions: Any, labels: Any, meta: Any = None, tokenizer: Any = None) -> float:
+    """BLEU of the whole set, in percent, of texts that `tokenizer` decodes from ids.
+
+    Texts are segmented as everywhere in flagai, Chinese too; the original takes a Chinese sentence for one word.
+    """
+    return 100.0 * _written(predictions, labels, tokenizer)["bleu"]
+
+
+def rouge_metric(
+    predictions: Any, labels: Any, meta: Any = None, tokenizer: Any = None, metric: str = "rouge-1"
+) -> float:
+    """Mean ROUGE F1 in percent: "rouge-1", "rouge-2" or "rouge-l"; the original finds nothing in Chinese texts."""
+    if metric not in _ROUGE:
+        raise unknown_name("metric", metric, _ROUGE, where="rouge_metric")
+    return 100.0 * _written(predictions, labels, tokenizer)[_ROUGE[metric]]
+
+
+def _written(predictions: Any, labels: Any, tokenizer: Any) -> dict[str, float]:
+    from flagai.measure.generation import generation_metrics
+
+    gold, found = (
+        [tokenizer.DecodeIds(torch.as_tensor(row).tolist()) for row in part] for part in (labels, predictions)
+    )
+    return generation_metrics(gold, found)
 
 
 def _flat(predictions: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at files of examples.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-ckpt_app = typer.Typer(help="Look at checkpoints of GLM, and write them in another layout.", no_args_is_help=True)
+ckpt_app = typer.Typer(help="Look at checkpoints, and write them in another layout.", no_args_is_help=True)
 app.add_typer(ckpt_app, name="ckpt")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
@@ -166,6 +166,9 @@ def predict(
         list[str] | None,
         typer.Option("--set", help="For tasks that write: seed=3, temperature=0.7, num_beams=4, …; may be repeated."),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="For tasks that write: plain text while it grows instead of JSON.")
+    ] = False,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Texts: jsonl, csv, tsv, parquet, or txt.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write here instead of standard output.")
@@ -185,7 +188,17 @@ def predict(
     from flagai.cli.predict import predict as run
 
     options = {"device": device, "precision": precision, "batch_tokens": batch_tokens, "offline": offline}
-    run(words or [], file, output, model=model, task=task, settings=settings or [], encoding=encoding, **options)
+    run(
+        words or [],
+        file,
+        output,
+        model=model,
+        task=task,
+        settings=settings or [],
+        stream=stream,
+        encoding=encoding,
+        **options,
+    )
 
 
 @app.command()
@@ -200,15 +213,18 @@ def merge(
 
 @ckpt_app.command("convert")
 def ckpt_convert(
-    source: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")],
+    source: Annotated[Path, typer.Argument(help="A folder with a model, in any layout.")],
     target: Annotated[Path, typer.Argument(help="The new folder.")],
-    layout: Annotated[str, typer.Option(help="flagai, huggingface, thudm or flagai-original.")] = "flagai",
+    layout: Annotated[
+        str, typer.Option(help="flagai, huggingface, flagai-original; thudm for GLM, flagai-trainer for others.")
+    ] = "flagai",
     shards: Annotated[
-        int | None, typer.Option(help="Files of weights; model-parallel parts for the last two layouts.")
+        int | None,
+        typer.Option(help="GLM: files of weights; model-parallel parts for the layouts thudm and flagai-original."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
 ) -> None:
-    """Write a GLM in another layout or in another number of shards, needing the memory of one shard."""
+    """Write a model in another layout; a GLM in any number of shards, needing the memory of one."""
     from flagai.cli.ckpt import convert
 
     convert(source, target, layout=layout, shards=shards, dtype=dtype)
@@ -216,10 +232,10 @@ def ckpt_convert(
 
 @ckpt_app.command("inspect")
 def ckpt_inspect(
-    folder: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with a model, in any layout.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a GLM's checkpoint and show its layout, sizes, parameters and dtype."""
+    """Check a checkpoint and show its layout, sizes, parameters and dtype."""
     from flagai.cli.ckpt import inspect
 
     inspect(folder, as_json=as_json)
@@ -227,7 +243,7 @@ def ckpt_inspect(
 
 @ckpt_app.command("ls")
 def ckpt_ls(folder: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")]) -> None:
-    """List the tensors of a GLM's checkpoint under their published names."""
+    """List the tensors of a checkpoint under the names they have there."""
     from flagai.cli.ckpt import ls
 
     ls(folder)

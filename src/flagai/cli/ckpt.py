@@ -1,9 +1,10 @@
-"""`flagai ckpt`: look at the checkpoint of a GLM, and write it in another layout. Knows no model."""
+"""`flagai ckpt`: look at a checkpoint, and write it in another layout. Knows no model."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import typer
 
 def inspect(folder: Path, *, as_json: bool) -> None:
     """Layout, files, sizes, parameters; everything is checked as it is before loading."""
-    from flagai.models.glm.convert import describe
+    if _is_glm(folder):
+        from flagai.models.glm.convert import describe
+    else:
+        from flagai.models.convert import describe
 
     told = describe(folder)
     if as_json:
@@ -26,17 +30,40 @@ def inspect(folder: Path, *, as_json: bool) -> None:
 
 def ls(folder: Path) -> None:
     """Every tensor: name, shape, dtype."""
-    from flagai.models.glm.sources import open_glm
+    rows = _tensors(folder)
+    width = max(len(name) for name, _, _ in rows)
+    for name, shape, dtype in rows:
+        typer.echo(f"{name:{width}}  {' × '.join(map(str, shape)):>14}  {str(dtype).removeprefix('torch.')}")
 
-    source = open_glm(folder)
-    width = max(map(len, source.names))
-    for name in source.names:
-        shape = " × ".join(map(str, source.shapes[name]))
-        typer.echo(f"{name:{width}}  {shape:>14}  {str(source.dtypes[name]).removeprefix('torch.')}")
+
+def _tensors(folder: Path) -> list[tuple[str, Iterable[int], Any]]:
+    if _is_glm(folder):
+        from flagai.models.glm.sources import open_glm
+
+        source = open_glm(folder)
+        return [(name, source.shapes[name], source.dtypes[name]) for name in source.names]
+    from flagai.models.checkpoints import read_state_dict
+
+    return [(name, tensor.shape, tensor.dtype) for name, tensor in read_state_dict(folder).items()]
+
+
+def _is_glm(folder: Path) -> bool:
+    """Whether a folder holds a GLM, or nothing that has a configuration: what a GLM's folder may lack is known best."""
+    from flagai.models.checkpoints import iteration_folder
+    from flagai.models.glm.folders import find_glm
+
+    if find_glm(folder) is not None or not folder.is_dir():
+        return True
+    return not (iteration_folder(folder) / "config.json").is_file()
 
 
 def convert(source: Path, target: Path, *, layout: str, shards: int | None, dtype: str) -> None:
     """Write a checkpoint in another layout, with a bar where somebody watches."""
+    if not _is_glm(source):
+        from flagai.models.convert import convert as run_other
+
+        _tell(run_other(source, target, layout=layout, shards=shards, dtype=dtype), target)
+        return
     from flagai.models.glm.convert import convert as run
 
     bars: list[Any] = []
@@ -51,6 +78,10 @@ def convert(source: Path, target: Path, *, layout: str, shards: int | None, dtyp
             bars[0].update(written)
 
         done = run(source, target, layout=layout, shards=shards, dtype=dtype, start=start, progress=progress)
+    _tell(done, target)
+
+
+def _tell(done: Any, target: Path) -> None:
     typer.echo(f"{done.source} -> {done.target}: {target}")
     typer.echo(f"  {done.num_tensors:,} tensors, {done.num_parameters:,} parameters, {', '.join(done.dtypes)}")
     typer.echo(f"  files: {', '.join(done.files)}")

@@ -19,6 +19,8 @@ from flagai.errors import OutputError
 from flagai.tasks.table import find_row
 
 _MODELS: Final = {"zh": "RoBERTa-base-ch"}
+_WRITERS: Final = {"zh": "GLM-large-ch"}
+"""for tasks that write; the small English model learns that too"""
 _DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 _LONGEST: Final = 512
 _SHOWN_LABELS: Final = 8
@@ -59,10 +61,16 @@ def init(
     if task is not None:
         find_row(task)
     findings = look(file, task)
-    text = render(findings, model or _MODELS.get(findings.language, _DEFAULT_MODEL), config)
+    models = _WRITERS if _writes(findings) else _MODELS
+    text = render(findings, model or models.get(findings.language, _DEFAULT_MODEL), config)
     load_config(parse_yaml(text, str(config)).values)
     _write({schema: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", config: text})
     return Written(config=config, schema=schema, summary=tuple(_summary(findings)))
+
+
+def _writes(findings: Findings) -> bool:
+    """Whether what is learned are texts for texts."""
+    return find_row(findings.task).kind == "target"
 
 
 def _refuse_existing(config: Path, schema: Path) -> None:
@@ -110,7 +118,7 @@ def render(findings: Findings, model: str, config: Path) -> str:
         "",
         *_data_lines(findings, config.parent),
         "",
-        *_train_lines(findings.rows),
+        *_train_lines(findings.rows, writes=_writes(findings)),
         "",
         f"output: {_scalar(f'runs/{_run_name(findings.train)}')}  # the trained model lands in final/ below it",
     ]
@@ -149,13 +157,15 @@ def _data_lines(findings: Findings, folder: Path) -> Iterator[str]:
         yield from (f"    {name}: {_scalar(column)}" for name, column in findings.columns.items())
     yield f"  # texts have about {findings.median} tokens, the longest {findings.longest} (estimated)"
     yield f"  max_length: {_max_length(findings.longest)}"
-    if findings.longest > _LONGEST:
+    if findings.longest > _LONGEST and _writes(findings):
+        yield "  # longer sources lose their end, or the part that task.truncation names"
+    elif findings.longest > _LONGEST:
         yield "  # longer texts are cut; with a stride they are read in windows that share so many tokens:"
         yield f"  # stride: {_LONGEST // 4}"
     yield "  # audit: {fail_above: 0.01}  # stop if more than this share of rows is damaged"
 
 
-def _train_lines(rows: int) -> Iterator[str]:
+def _train_lines(rows: int, *, writes: bool) -> Iterator[str]:
     epochs = 10 if rows < 2000 else 5 if rows < 20_000 else 3
     yield "train:"
     yield f"  epochs: {epochs}"
@@ -163,7 +173,13 @@ def _train_lines(rows: int) -> Iterator[str]:
     yield "  learning_rate: 5e-5"
     yield "  # precision: bf16  # faster where the processor has it"
     yield "  # early_stopping: 3  # after so many evaluations without a better one"
+    if writes:
+        yield "  eval_written: 100  # of so many eval rows answers are written while it trains, of all at the end"
+        yield "  best_metric: rouge_l"
     yield "  seed: 42"
+    if writes:
+        yield "generate:  # how answers are written"
+        yield "  num_beams: 4"
 
 
 def _max_length(longest: int) -> int:

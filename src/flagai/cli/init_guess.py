@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from flagai.cli.init_targets import target_columns, target_task
 from flagai.data.readers.columns import is_known
+from flagai.data.readers.parallel import is_parallel
 from flagai.data.record import Record
 from flagai.data.records import Table, find_splits, guess_columns, read_records, read_table
 from flagai.errors import ConfigError, DataError
+from flagai.tasks.table import find_row
 from flagai.text import is_cjk, language
 
 _MANY_VALUES: Final = 10
@@ -57,6 +60,9 @@ def look(path: str | Path, task: str | None = None) -> Findings:
     """
     train, others = _files(Path(path))
     table = read_table(train)
+    targets = target_columns(table) if task is None or find_row(task).kind == "target" else None
+    if targets is not None or (task is not None and find_row(task).kind == "target"):
+        return _look_at_targets(train, others, task, targets, table)
     columns = _columns(table)
     records = read_records(train, columns=columns)
     guessed, options = _task(records, train, columns) if task is None else (task, _options_of(task, records))
@@ -76,9 +82,28 @@ def look(path: str | Path, task: str | None = None) -> Findings:
     )
 
 
+def _look_at_targets(
+    train: Path, others: Mapping[str, Path], task: str | None, columns: Mapping[str, str] | None, table: Table
+) -> Findings:
+    """What is found in sources and what is written for them; without a guess the reader says what is missing."""
+    records = read_records(train, columns=columns, kind="target", label_required=True)
+    lengths = sorted(map(_tokens, records[:_SAMPLE]))
+    return Findings(
+        train=train,
+        eval=others.get("eval"),
+        test=others.get("test"),
+        rows=len(records),
+        columns={} if columns is None or table.form == "parallel" else columns,
+        task=task or target_task(columns or {}, table.header),
+        longest=lengths[-1],
+        median=lengths[len(lengths) // 2],
+        language=language(" ".join(record.text for record in records[:50])),
+    )
+
+
 def _files(path: Path) -> tuple[Path, Mapping[str, Path]]:
     """The training file and its neighbours of the same set, if names tell."""
-    if path.is_dir() and not (path / "seq.in").is_file():
+    if path.is_dir() and not (path / "seq.in").is_file() and not is_parallel(path):
         found = find_splits(path)
         if "train" not in found:
             raise DataError(

@@ -18,6 +18,7 @@ from flagai.errors import ConfigError, DataError, OutputError
 
 if TYPE_CHECKING:
     from flagai.predict.predictor import Predictor
+    from flagai.tasks.generation import GenerationTask
 
 _LINES = 1024  # lines of standard input answered together
 
@@ -30,6 +31,7 @@ def predict(
     model: str | None,
     task: str | None,
     settings: Sequence[str],
+    stream: bool,
     encoding: str | None,
     device: str,
     precision: str,
@@ -41,12 +43,15 @@ def predict(
     Args:
         words: the folder unless `model` is given, then a text and its pair, as far as given.
         settings: `option=value` of how a task that writes chooses its words.
+        stream: show answers as plain text while they grow, instead of JSON.
     """
     from flagai.tasks.results import dumps, to_json
 
     folder, text, text_pair = _arguments(words, model, task)
     if text is not None and file is not None:
         raise ConfigError("a text and --file are both given", fix="give one of them")
+    if stream and output is not None:
+        raise ConfigError("--stream and --output are both given", fix="give one of them")
     options = {"device": device, "precision": precision, "offline": offline}
     if folder is not None:
         predictor, columns = predictor_of(folder, **options), columns_of(folder)
@@ -54,7 +59,12 @@ def predict(
         predictor, columns = predictor_of_model(str(model), task, **options), {}
     if settings:
         _set(predictor, settings)
+    if stream:
+        _check_writes(predictor, "--stream")
     with _target(output) as target:
+        if stream:
+            _stream(predictor, _records(text, text_pair, file, predictor.task.kind, encoding, columns), target)
+            return
         for records in _chunks(_records(text, text_pair, file, predictor.task.kind, encoding, columns)):
             for result in predictor.predict_records(records, batch_tokens=batch_tokens):
                 target.write(dumps(to_json(result)) + "\n")
@@ -79,12 +89,35 @@ def _arguments(words: Sequence[str], model: str | None, task: str | None) -> tup
 def _set(predictor: Predictor, settings: Sequence[str]) -> None:
     from flagai.config_text import parse_overrides
     from flagai.generate.options import make_options
-    from flagai.tasks.writing import WritingTask
+
+    task = _check_writes(predictor, "--set")
+    task.generation = make_options(dict(parse_overrides(settings)), task.generation)
+
+
+def _check_writes(predictor: Predictor, where: str) -> GenerationTask:
+    """The task of a predictor. Raises ConfigError for one that does not write."""
+    from flagai.tasks.generation import GenerationTask
 
     task = predictor.task
-    if not isinstance(task, WritingTask):
-        raise ConfigError(f"the task {task.options.name!r} does not write", where="--set", fix="leave --set out")
-    task.generation = make_options(dict(parse_overrides(settings)), task.generation)
+    if not isinstance(task, GenerationTask):
+        raise ConfigError(f"the task {task.options.name!r} does not write", where=where, fix=f"leave {where} out")
+    return task
+
+
+def _stream(predictor: Predictor, records: Iterable[Record], target: TextIO) -> None:
+    """Each answer while it grows, a line for each blank of a text."""
+    for record in records:
+        last = 0
+
+        def show(_: int, blank: int, piece: str) -> None:
+            nonlocal last
+            target.write("\n" * (blank - last) + piece)
+            target.flush()
+            last = blank
+
+        predictor.generate([record], stream=show)
+        target.write("\n")
+        target.flush()
 
 
 def _records(

@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from flagai.errors import CheckpointError, ModelError
-from flagai.models import legacy_bert
+from flagai.models import legacy, legacy_bert
 from flagai.models.checkpoints import (
     WeightsInfo,
+    inspect,
     iteration_folder,
-    layout_of,
     read_json,
     read_state_dict,
     verify_weights,
 )
+from flagai.models.families import start_of
 from flagai.models.glm.folders import config_of, glm_config
 from flagai.models.glm.reading import brings_classifier, build_from
 from flagai.models.glm.sources import open_glm
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 DEFAULT_SEED: Final = 42
+_LEGACY: Final = frozenset({"bert", "gpt2", "opt", "t5", "mt5"})
 _DROPOUTS: Final = {
     "sequence-classification": ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"),
     "token-classification": ("classifier_dropout", "classifier_dropout_prob"),
@@ -137,7 +139,7 @@ def _source(info: WeightsInfo) -> tuple[dict[str, torch.Tensor] | None, Any, leg
     """State dict (None: transformers reads the folder's safetensors), configuration, what the original has besides."""
     if info.layout == "flagai":
         raw = read_json(info.folder / "config.json")
-        converted = legacy_bert.to_huggingface(read_state_dict(info.folder), raw)
+        converted = legacy.to_huggingface(read_state_dict(info.folder), raw, folder=info.folder)
         return converted.body, quiet_config(converted.config, str(info.folder)), converted
     config = read_config(info.folder)
     if info.format == "safetensors":
@@ -231,18 +233,21 @@ def read_config(folder: str | Path) -> Any:
     folder = iteration_folder(Path(folder))
     file = folder / "config.json"
     raw = read_json(file)
-    if "model_type" not in raw and (state := _legacy_state(folder)) is not None:
-        return quiet_config(legacy_bert.to_huggingface(state, raw).config, str(file))
+    if raw.get("model_type", "gpt2") in _LEGACY and (state := _legacy_state(folder, raw)) is not None:
+        return quiet_config(legacy.to_huggingface(state, raw, folder=folder).config, str(file))
     return quiet_config(raw, str(file))
 
 
-def _legacy_state(folder: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of a folder if they are a BERT of the original; None where they are not, or there are none."""
+def _legacy_state(folder: Path, raw: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+    """The tensors of a folder if they are of the original; None where they are not, or there are none."""
     try:
+        if inspect(folder).layout == "huggingface":
+            return None  # the headers say so
         state = read_state_dict(folder)
     except CheckpointError:
         return None
-    return state if layout_of(state) == "flagai" else None
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return state if legacy.family_of(shapes, raw) is not None else None
 
 
 def _label(config: Any, num_labels: int, id2label: Mapping[int, str] | None, pad_token_id: int | None) -> None:
@@ -251,6 +256,8 @@ def _label(config: Any, num_labels: int, id2label: Mapping[int, str] | None, pad
         config.label2id = {name: number for number, name in config.id2label.items()}
     elif num_labels > 0:
         config.num_labels = num_labels
+    if getattr(config, "is_encoder_decoder", False) and (start := start_of(config, pad_token_id)) is not None:
+        config.decoder_start_token_id = start
     text = config.get_text_config()
     if pad_token_id is not None and getattr(text, "pad_token_id", None) is None:
         text.pad_token_id = pad_token_id

@@ -72,8 +72,9 @@ def inspect(folder: str | Path, *, which: Literal["latest", "best"] = "latest") 
     if form == "pickle":
         return WeightsInfo(folder=folder, files=files, format="pickle", layout="unknown")
     shapes = {name: shape for file in files for name, shape in safetensors_header(file).items()}
-    layout = "adapter" if files[0].name.startswith("adapter_") else layout_of(shapes)
-    return WeightsInfo(folder=folder, files=files, format="safetensors", layout=layout, shapes=shapes)
+    return WeightsInfo(
+        folder=folder, files=files, format="safetensors", layout=_layout(folder, files, shapes), shapes=shapes
+    )
 
 
 def verify_weights(folder: str | Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> WeightsInfo:
@@ -93,8 +94,8 @@ def verify_weights(folder: str | Path, expected: Mapping[str, tuple[int, ...]] |
         info = WeightsInfo(folder=glm.folder, files=glm.files, format=form, layout="glm", shapes=source.our_shapes())
     elif (info := inspect(folder)).format == "pickle":
         state = read_state_dict(info.folder)
-        layout = "adapter" if info.files[0].name.startswith("adapter_") else layout_of(state)
-        info = replace(info, shapes={name: tuple(t.shape) for name, t in state.items()}, layout=layout)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        info = replace(info, shapes=shapes, layout=_layout(info.folder, info.files, shapes))
     if expected is not None:
         _compare(info, expected)
     return info
@@ -146,6 +147,16 @@ def layout_of(keys: Iterable[str]) -> Layout:
     if any(re.search(r"encoder\.layer\.\d+\.attention\.self\.query_key_value\.", name) for name in names):
         return "flagai"
     return "huggingface" if names else "unknown"
+
+
+def _layout(folder: Path, files: tuple[Path, ...], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """Whose form the weights of a folder have; its config.json tells where names alone do not."""
+    from flagai.models.legacy import family_of
+
+    if files[0].name.startswith("adapter_"):
+        return "adapter"
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return "flagai" if family_of(shapes, config) is not None else layout_of(shapes)
 
 
 def weights_sha256(folder: str | Path) -> str:

@@ -20,6 +20,8 @@ BODIES: Final[dict[Family, str]] = {
     "encoder": "masked-lm",
 }
 """family → the kind of body (`loading.BODIES`) that writes"""
+PREFIX_ENCODERS: Final = frozenset({"bert", "roberta", "xlm-roberta"})
+"""encoders whose Hugging Face classes take a cache and a mask of their own, as writing needs"""
 
 
 def family_of(config: Any) -> Family | None:
@@ -35,7 +37,7 @@ def family_of(config: Any) -> Family | None:
     if getattr(config, "is_encoder_decoder", False):
         return "encoder-decoder" if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES else None
     if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        return "encoder"
+        return "encoder" if kind in PREFIX_ENCODERS else None
     return "decoder" if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None
 
 
@@ -50,6 +52,12 @@ def end_ids_of(tokenizer: Any) -> tuple[int, ...]:
         return tuple(dict.fromkeys((commands.eop, commands.eos)))
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     return () if end is None else (int(end),)
+
+
+def start_of(config: Any, pad_token_id: int | None) -> int | None:
+    """What an encoder-decoder's decoder reads first: as the configuration says, else the pad, as T5's does."""
+    said = (getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"))
+    return next((int(start) for start in (*said, pad_token_id) if start is not None), None)
 
 
 _COUNTED_FROM_PAD: Final = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "xmod"})

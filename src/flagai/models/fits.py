@@ -19,8 +19,11 @@ _PROBES: Final = (
 )
 
 
-def tokenizer_fits(tokenizer: Any, config: Any, *, where: str = "") -> None:
+def tokenizer_fits(tokenizer: Any, config: Any, *, where: str = "", needs_pad: bool = True) -> None:
     """Check that every id a tokenizer can give has a row in the model's embedding, and that both pad alike.
+
+    Args:
+        needs_pad: whether a tokenizer without a padding token (GPT-2) is an error; tasks that write need none.
 
     Errors: `ModelError`, before a wrong id reads beyond the embedding (on a GPU that is a crash far from its cause).
     """
@@ -45,7 +48,8 @@ def tokenizer_fits(tokenizer: Any, config: Any, *, where: str = "") -> None:
             fix=fix,
             where=where,
         )
-    _check_pad(tokenizer, config, where)
+    if needs_pad or tokenizer.pad_token_id is not None:
+        _check_pad(tokenizer, config, where)
 
 
 def _check_glm(tokenizer: Any, rows: int, where: str) -> None:

@@ -28,7 +28,7 @@ from flagai.errors import CheckpointError, ModelError
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["encoder", "embedding", "masklm", "classification", "sequence-labeling", "ner-crf", "ner-gp"]
+Kind = Literal["encoder", "embedding", "masklm", "classification", "sequence-labeling", "ner-crf", "ner-gp", "lm"]
 
 _FUSED: Final = re.compile(r"^(.*\.attention\.self\.)query_key_value\.(weight|bias)$")
 _QUERY: Final = re.compile(r"^(.*\.attention\.self\.)query\.(weight|bias)$")
@@ -68,7 +68,7 @@ class Converted:
     """One checkpoint in Hugging Face's names."""
 
     kind: Kind
-    """which of the original's model classes it comes from"""
+    """which of the original's BERT classes it comes from; "lm" for other families"""
     config: dict[str, Any]
     """the content of a Hugging Face config.json"""
     body: dict[str, torch.Tensor]

@@ -145,7 +145,7 @@ def _writing_body(config: Any, where: str) -> str:
     if family is None:
         raise ModelError(
             f"the family {config.model_type!r} has no model that writes",
-            expected="a GLM, an encoder-decoder (T5, BART), a decoder (GPT-2, OPT, Qwen) or a masked language model (BERT)",
+            expected="a GLM, an encoder-decoder (T5, BART), a decoder (GPT-2, Qwen) or a masked model (BERT)",
             fix="choose another model for this task; `flagai models` lists what runs",
             where=where,
         )

@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from flagai.models.dropout import keep_mask
-from flagai.models.dropped_attention import dropped_attention
+from flagai.models.dropped_attention import dropped_attention, has_no_kernel
 from flagai.models.packing_plan import Buckets, Plan
 
 NAME: Final = "flagai_packed"
@@ -27,6 +27,11 @@ _LONGEST_BUCKETED: Final = 256
 _LONGEST_DROPPED: Final = 64
 # Below this many tokens for each distinct length, the calls cost more than the arithmetic (measured).
 _FRAGMENTED: Final = 128
+
+
+def _is_explicit(mask: Tensor | None) -> bool:
+    """Whether a mask says for each query which keys it sees, as that of an encoder that learns to write does."""
+    return mask is not None and mask.dim() == 4 and mask.dtype == torch.bool
 
 
 def packed_attention(
@@ -55,6 +60,9 @@ def packed_attention(
         [1, T, heads, dim] and None (no attention weights).
     """
     if flagai_packed is None:
+        if _is_explicit(attention_mask) and query.shape == key.shape and has_no_kernel(query, dropout):
+            out = dropped_attention(query, key, value, dropout=dropout, scale=scaling, mask=attention_mask)
+            return out.transpose(1, 2), None
         call = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **call)
     plan = flagai_packed

@@ -27,13 +27,14 @@ def build_tokenizer(folder: str | Path, *, model_max_length: int | None = None) 
     """The fast tokenizer of a folder (character offsets need one).
 
     A folder with `vocab.txt` alone, as the original writes it, is a BERT WordPiece tokenizer; a GLM has its own
-    (`models/glm/tokenization.py`). A decoder without a padding token pads with its end-of-text token.
+    (`models/glm/tokenization.py`), and so have CPM and T5-PEGASUS (`models/tokenization_words.py`). A decoder without a
+    padding token pads with its end-of-text token.
     Errors: `MissingFileError` without vocabulary, `ModelError` where no fast tokenizer can be had, `CheckpointError`
     for damaged files.
     """
     given, folder = Path(folder), _tokenizer_folder(Path(folder))
     glm = _is_glm(given, folder)
-    tokenizer = _glm_tokenizer(folder) if glm else _load(folder)
+    tokenizer = _glm_tokenizer(folder) if glm else _words_tokenizer(given, folder) or _load(folder)
     if not tokenizer.is_fast:
         raise _no_fast(folder, type(tokenizer).__name__)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -57,6 +58,14 @@ def _glm_tokenizer(folder: Path) -> Any:
 
     made = glm_tokenizer_of(folder)
     return GLMTokenizer.from_vocabulary(folder) if made is None else made
+
+
+def _words_tokenizer(given: Path, folder: Path) -> Any:
+    """CPM's or T5-PEGASUS', where the folder holds one."""
+    from flagai.models.tokenization_words import words_tokenizer_of
+
+    file = iteration_folder(given) / "config.json"
+    return words_tokenizer_of(folder, read_json(file) if file.is_file() else {})
 
 
 def _tokenizer_folder(folder: Path) -> Path:

@@ -23,7 +23,7 @@ class ZooEntry:
     note: str = ""
 
 
-_DECODER: Final = "text generation is not part of this version"
+_WORDS: Final = 'cuts Chinese into words first: pip install "flagai[cpm]"'
 _NO_COPY: Final = "no public copy of these weights is known; a folder with them loads by its path"
 _VISION: Final = "pictures are not part of this version"
 _CODE: Final = "needs program code from the hub, which is never run"
@@ -66,21 +66,25 @@ def _encoders() -> list[ZooEntry]:
 
 
 def _language_models() -> list[ZooEntry]:
+    pegasus = "imxly/t5-pegasus"
+    cpm = "TsinghuaAI/CPM-Generate"
+    large = f"2.6 B parameters; {_WORDS}"
     return [
-        ZooEntry(name="T5-base-en", family="t5", huggingface="google-t5/t5-base", note=_DECODER),
+        ZooEntry(name="T5-base-en", family="t5", huggingface="google-t5/t5-base", runs=True, note="English, 223 M"),
         ZooEntry(
             name="T5-base-ch",
             family="t5",
-            huggingface="imxly/t5-pegasus",
-            note=f"{_DECODER}; the id is the public copy of T5-PEGASUS, whose tokenizer the original used",
+            huggingface=pegasus,
+            runs=True,
+            note=f"the public copy of T5-PEGASUS, whose tokenizer the original used; {_WORDS}",
         ),
-        ZooEntry(name="GPT2-base-ch", family="gpt2", note=f"{_DECODER}; no public copy of these weights is known"),
-        ZooEntry(name="GPT2-base-en", family="gpt2", huggingface="openai-community/gpt2", note=_DECODER),
-        ZooEntry(name="CPM-large-ch", family="cpm", huggingface="TsinghuaAI/CPM-Generate", note=_DECODER),
-        ZooEntry(name="CPM-large-ch-generation", family="cpm", huggingface="TsinghuaAI/CPM-Generate", note=_DECODER),
-        ZooEntry(name="CPM3", family="cpm3", note=_DECODER),
-        ZooEntry(name="CPM3-train", family="cpm3", note=_DECODER),
-        ZooEntry(name="ALM-1.0", family="alm", note=f"Arabic; {_DECODER}"),
+        ZooEntry(name="GPT2-base-ch", family="gpt2", note=_NO_COPY),
+        ZooEntry(name="GPT2-base-en", family="gpt2", huggingface="openai-community/gpt2", runs=True, note="English"),
+        ZooEntry(name="CPM-large-ch", family="cpm", huggingface=cpm, runs=True, note=large),
+        ZooEntry(name="CPM-large-ch-generation", family="cpm", huggingface=cpm, runs=True, note=large),
+        ZooEntry(name="CPM3", family="cpm3", note="an architecture that transformers does not have"),
+        ZooEntry(name="CPM3-train", family="cpm3", note="an architecture that transformers does not have"),
+        ZooEntry(name="ALM-1.0", family="alm", note=f"Arabic; {_NO_COPY}"),
     ]
 
 
@@ -114,7 +118,7 @@ def _glm() -> list[ZooEntry]:
 
 def _opt() -> list[ZooEntry]:
     return [
-        ZooEntry(name=f"opt-{size}-en", family="opt", huggingface=f"facebook/opt-{size}", note=_DECODER)
+        ZooEntry(name=f"opt-{size}-en", family="opt", huggingface=f"facebook/opt-{size}", runs=True, note="English")
         for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")
     ]
 
@@ -122,7 +126,11 @@ def _opt() -> list[ZooEntry]:
 def _galactica() -> list[ZooEntry]:
     return [
         ZooEntry(
-            name=f"galactica-{size}-en", family="galactica", huggingface=f"facebook/galactica-{size}", note=_DECODER
+            name=f"galactica-{size}-en",
+            family="galactica",
+            huggingface=f"facebook/galactica-{size}",
+            runs=True,
+            note="English, of science; an OPT",
         )
         for size in ("1.3b", "6.7b", "30b", "120b")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from flagai.data.record import Record
 from flagai.data.records import read_records, read_split
 from flagai.errors import unknown_label
+from flagai.predict import loop
 from flagai.predict.predictor import Predictor
 from flagai.tasks.base import Task
 
@@ -39,12 +41,23 @@ def evaluate_records(
     }
     records = source if isinstance(source, list) else _read(Path(source), split, **options)
     _check_labels(task, records)
+    if task.measured_by_loss:
+        return {"records": len(records), "metrics": _losses(predictor, records)}
     results = list(predictor.predict_records(records, batch_tokens=batch_tokens))
     golds = [task.gold(record) for record in records]
     rows: dict[str, dict[str, float]] = {k: {"value": v} for k, v in task.metrics(results, golds).items()}
     for name, interval in task.describe(results, golds, records)["intervals"].items():
         rows[name] |= {"low": interval.low, "high": interval.high}
     return {"records": len(records), "metrics": rows}
+
+
+def _losses(predictor: Predictor, records: list[Record]) -> dict[str, dict[str, float]]:
+    """Loss and perplexity, where these are what a task is measured by."""
+    task = copy.copy(predictor.task)
+    task.fit(records)  # from now on texts are to be learned, not to be written on
+    examples = [example for windows in task.encode_many(records) for example in windows]
+    found = loop.loss_metrics(loop.mean_loss(task, predictor.evaluate, examples))
+    return {name: {"value": value} for name, value in found.items()}
 
 
 def _check_labels(task: Task, records: list[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from flagai.tasks.base import Task
 
 BATCH_TOKENS = 4096
 """token slots of a batch in evaluation; results do not depend on it, speed and memory do"""
+
+_MOST_LOSS = 700.0  # exp of more is no float
 
 Evaluate = Callable[..., tuple[Mapping[str, Any], tuple[float, float] | None]]
 """`Strategy.evaluate`: (batch, loss or None, `generate` of a task that writes) → (outputs, (sum, count) or None)"""
@@ -82,6 +85,30 @@ def answer(
         if progress is not None:
             progress(done, len(examples))
     return Answers(results, tally.loss)
+
+
+def mean_loss(
+    task: Task,
+    evaluate: Evaluate,
+    examples: Sequence[Example],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> float | None:
+    """The mean loss alone: nothing is written, and no output of the model is kept."""
+    tally, done = Tally(), 0
+    for indices in _batches(examples, BATCH_TOKENS, None):
+        _, measured = evaluate(task.collate([examples[i] for i in indices]), task.loss)
+        assert measured is not None, "a loss was asked for"
+        tally.loss_sum, tally.count = tally.loss_sum + measured[0], tally.count + measured[1]
+        done += len(indices)
+        if progress is not None:
+            progress(done, len(examples))
+    return tally.loss
+
+
+def loss_metrics(loss: float | None) -> dict[str, float]:
+    """The metrics of a task that is measured by its loss: that, and the perplexity exp(loss)."""
+    return {} if loss is None else {"loss": loss, "perplexity": math.exp(min(loss, _MOST_LOSS))}
 
 
 def run(

@@ -27,22 +27,16 @@ if TYPE_CHECKING:
     from flagai.predict.predictor import Predictor
     from flagai.tasks.base import Task
 
-_LATER = {
-    "predict_generate_contrastive_search": "text generation",
-    "predict_generate_images": "pictures",
-}
-
 
 def later(name: str) -> LaterReleaseError | None:
-    """The error for a method of the original that this release does not have; None for any other name."""
-    if name not in _LATER:
+    """The error for a method of the original that flagai 2 does not have; None for any other name."""
+    if name != "predict_generate_images":
         return None
-    what = _LATER[name]
     return LaterReleaseError(
         f"Predictor.{name} is not part of this release",
         expected="one of: predict, generate, predict_embedding, predict_cls_classifier, predict_masklm, predict_ner, "
-        "predict_generate_randomsample, predict_generate_beamsearch",
-        fix=f"wait for the release of flagai 2 that brings {what}" if what != "pictures" else f"{what} are not planned",
+        "predict_generate_randomsample, predict_generate_beamsearch, predict_generate_contrastive_search",
+        fix="pictures are not planned",
     )
 
 

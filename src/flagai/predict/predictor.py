@@ -11,7 +11,7 @@ from flagai.errors import DataError, ModelError
 from flagai.models import packing
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.precision import choose_device, resolve_precision
-from flagai.predict import loop, original, writing
+from flagai.predict import loop, original, writing, writing_original
 from flagai.tasks.base import Task
 from flagai.tasks.table import TASKS
 
@@ -115,7 +115,7 @@ class Predictor:
     ) -> Iterator[Any]:
         """Results in the order of the records, as they become ready."""
         for start in range(0, len(records), _CHUNK):
-            chunk = [_without_label(record) for record in records[start : start + _CHUNK]]
+            chunk = [without_label(record) for record in records[start : start + _CHUNK]]
             examples = [example for windows in self.task.encode_many(chunk) for example in windows]
             self.task.check_fits(examples, chunk, trained=True)
             answers = loop.answer(
@@ -130,32 +130,37 @@ class Predictor:
         texts: Any,
         *,
         stream: Callable[[int, int, str], None] | None = None,
+        logprobs: bool = False,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         **options: Any,
     ) -> Any:
-        """Fill the masks of texts, or write on where a text has none: a `Writing` for a text, a list for a list.
+        """Write with any model that can: a `Writing` for a text, a list for a list; a `Written` from a trained task.
 
-        Masks ([MASK], [sMASK], [gMASK]) are filled in order, each answer seeing those before it. Texts of different
-        lengths and numbers of masks go through the model together; results do not depend on that. A model whose task
-        writes (`poetry`) takes texts as that task does.
+        A decoder (GPT-2, OPT, …) writes a text on; an encoder-decoder (T5, BART) or a BERT trained as UniLM answers
+        it; a GLM fills its masks ([MASK], [sMASK], [gMASK]) in order, each answer seeing those before it, or writes on
+        where there is none. Texts of different lengths go through the model together; results do not depend on that.
+        A model whose task writes (`poetry`, `title-generation`, …) takes texts as that task does.
 
         Args:
             texts: a text, a mapping with it as `text`, or a list of these.
             stream: called with (number of the text, number of the blank in it, piece) for every piece of an answer as
-                soon as it is there; both count from 0.
+                soon as it is there; both count from 0. With constraints pieces come when an answer is complete.
+            logprobs: each result as a `flagai.predict.pieces.Traced`: with its tokens, their log-probabilities, and
+                what ended it.
             batch_size, batch_tokens: speed and memory only.
             options: of `flagai.generate.options.GenerationOptions`, under Hugging Face's names: `max_new_tokens`,
-                `do_sample`, `top_k`, `top_p`, `temperature`, `num_beams`, `seed`, …; default is what the task says.
-                With `num_return_sequences` above 1 there is a tuple of `Writing` for each text.
+                `do_sample`, `top_k`, `top_p`, `temperature`, `num_beams`, `stop`, `constraints`, `seed`, …; default is
+                what the task says. With `num_return_sequences` above 1 there is a tuple of results for each text.
 
         Raises:
-            ModelError: the model does not write (in this version only GLM does).
+            ModelError: the model does not write.
             DataError: what is no text, an empty text, a mask the vocabulary lacks, control tokens in a text, or a text
                 beyond the model.
-            ConfigError: options that cannot be meant, or answers beyond the model.
+            ConfigError: options that cannot be meant, constraints that cannot be met, or answers beyond the model.
         """
-        return writing.generate(self, texts, stream=stream, batch_size=batch_size, batch_tokens=batch_tokens, **options)
+        sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens}
+        return writing.generate(self, texts, stream=stream, logprobs=logprobs, **sizes, **options)
 
     def evaluate(self, batch: Mapping[str, Any], loss: Any = None, answer: Any = None) -> Any:
         """Outputs of the model for one padded batch, see `Strategy.evaluate`."""
@@ -189,23 +194,29 @@ class Predictor:
         repetition_penalty: float = 1.0,
         temperature: float = 1.0,
     ) -> str:
-        """The text with its masks filled by drawing tokens, whole and with control tokens; GLM only in this version.
+        """What a model writes for a text by drawing tokens: only what is new.
 
-        A text without a mask is written on, and only what is new comes back. A mask that the vocabulary lacks is read
-        as [MASK], with a warning.
+        A GLM's text with masks comes back whole, with control tokens; a mask that the vocabulary lacks is read as
+        [MASK], with a warning.
 
         Args:
-            input_max_length: of no effect, as in the original: cutting a text could cut its masks.
+            input_max_length: longer texts are cut; not a GLM's, whose masks could be cut away.
             out_max_length: most tokens of each answer.
         """
         options = {"top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty, "temperature": temperature}
-        return writing.predict_generate_randomsample(self, text, out_max_length, **options)
+        return writing_original.randomsample(self, text, input_max_length, out_max_length, **options)
 
     def predict_generate_beamsearch(
         self, text: str, input_max_length: int = 256, out_max_length: int = 100, beam_size: int = 1
     ) -> str:
         """The same by beam search; scores are divided by the length, which the original did not."""
-        return writing.predict_generate_beamsearch(self, text, out_max_length, beam_size)
+        return writing_original.beamsearch(self, text, input_max_length, out_max_length, beam_size)
+
+    def predict_generate_contrastive_search(
+        self, text: str, input_max_length: int = 256, out_max_length: int = 100, beam_size: int = 1
+    ) -> str:
+        """The same by contrastive search among the `beam_size` most probable tokens; a decoder's has the text, too."""
+        return writing_original.contrastive(self, text, input_max_length, out_max_length, beam_size)
 
     def __getattr__(self, name: str) -> Any:
         raise original.later(name) or AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -228,7 +239,7 @@ def as_record(item: Any, line: int = 0) -> Record:
     )
 
 
-def _without_label(record: Record) -> Record:
+def without_label(record: Record) -> Record:
     """Prediction must not look at labels, nor fail on one it does not know."""
     if "label" not in record.fields:
         return record
@@ -239,7 +250,7 @@ def _task_of(model: Any, tokenizer: Any) -> Task | None:
     from flagai.auto import task_of
 
     task = task_of(model, tokenizer)
-    if task is None and writing.can_write(model, tokenizer):
+    if task is None and writing.writes_by_itself(model, tokenizer):
         return writing.plain_task(model, tokenizer)
     if task is None and not original.answers_without_task(model):
         raise _no_task(model)

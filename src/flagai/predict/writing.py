@@ -1,48 +1,53 @@
-"""What a predictor writes: `generate`, and the original's two methods for it. Knows no decoding and no checkpoint.
-
-The original's methods answer as it did: a text with masks comes back whole, as the model saw it, with control tokens.
-Without a mask only what was written on comes back. Their random numbers come from torch's global generator. A mask
-that the vocabulary lacks ([gMASK] on several published models) is [MASK] to them, with a warning; `generate` refuses.
-"""
+"""What a predictor writes, by any family of models. Knows no decoding and no checkpoint."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flagai.data.record import Record
-from flagai.errors import LaterReleaseError, ModelError
-from flagai.models.glm.commands import MASKS
-from flagai.models.glm.inputs_checks import lacking_masks
+from flagai.errors import ModelError
 from flagai.predict import loop
-from flagai.tasks.masks import split
-from flagai.tasks.writing import NOTHING, WritingTask
+from flagai.predict.pieces import Pieces, Recorder, Stream
+from flagai.tasks.generation import GenerationTask
+from flagai.tasks.writing import WritingTask
 
 if TYPE_CHECKING:
-    from flagai.models.glm.commands import Commands
     from flagai.predict.predictor import Predictor
-
-Stream = Callable[[int, int, str], None]
-"""called with (number of the text, number of the blank in it, what is new of its answer) while answers grow"""
 
 
 def can_write(model: Any, tokenizer: Any) -> bool:
-    """Whether this version writes with a model: a GLM with its output layer, and a GLM's tokenizer."""
-    kind = getattr(getattr(model, "config", None), "model_type", "")
-    return kind == "flagai_glm" and hasattr(model, "lm_head") and hasattr(tokenizer, "commands")
+    """Whether a model has an output layer over its vocabulary, and a tokenizer that belongs to its family."""
+    from flagai.models.families import family_of
+
+    config = getattr(model, "config", None)
+    family = None if config is None else family_of(config)
+    if family == "glm":
+        return hasattr(model, "lm_head") and hasattr(tokenizer, "commands")
+    if family is None or hasattr(tokenizer, "commands"):
+        return False
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
-def writing_task(predictor: Predictor, name: str) -> WritingTask:
+def writes_by_itself(model: Any, tokenizer: Any) -> bool:
+    """Whether a model without a task is taken to write; a masked language model fills masks unless it is asked to."""
+    from flagai.models.families import family_of
+
+    return can_write(model, tokenizer) and family_of(model.config) != "encoder"
+
+
+def writing_task(predictor: Predictor, name: str) -> GenerationTask:
     """The model's own task where it writes, else the one that fills and writes on as the text asks.
 
     Raises:
-        LaterReleaseError: a model of a family that writes in a later release.
         ModelError: a model that does not write.
     """
-    if predictor.has_task and isinstance(predictor.task, WritingTask):
-        return copy.copy(predictor.task)
+    if predictor.has_task and isinstance(predictor.task, GenerationTask):
+        task = copy.copy(predictor.task)
+        if isinstance(task, WritingTask):
+            task.learning = False
+        return task
     if can_write(predictor.model, predictor.tokenizer):
         return plain_task(predictor.model, predictor.tokenizer)
     raise _cannot(predictor, name)
@@ -53,7 +58,9 @@ def plain_task(model: Any, tokenizer: Any) -> WritingTask:
     from flagai.auto import most_tokens
     from flagai.config import TaskConfig
 
-    return WritingTask(TaskConfig(name="lm"), tokenizer, max_length=most_tokens(tokenizer, model.config))
+    task = WritingTask(TaskConfig(name="lm"), tokenizer, max_length=most_tokens(tokenizer, model.config))
+    task.meet(model.config)
+    return task
 
 
 def generate(
@@ -61,6 +68,7 @@ def generate(
     texts: Any,
     *,
     stream: Stream | None = None,
+    logprobs: bool = False,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
     **options: Any,
@@ -70,105 +78,42 @@ def generate(
 
     task = writing_task(predictor, "generate")
     task.generation = make_options(options, task.generation)
-    records = _records(texts)
-    if stream is not None:
-        task.on_token = _Pieces(task, stream)
-    examples = [example for windows in task.encode_many(records) for example in windows]
-    results = loop.answer(
-        task, predictor.evaluate, examples, records, batch_size=batch_size, batch_tokens=batch_tokens
-    ).results
+    records = records_of(texts)
+    pieces = None if stream is None else Pieces(task, records, stream)
+    recorder = Recorder(task) if logprobs else None
+    task.on_token = pieces or task.on_token
+    if recorder is not None:
+        task.write = recorder  # type: ignore[method-assign]
+    results = answers(predictor, task, records, batch_size=batch_size, batch_tokens=batch_tokens)
+    if pieces is not None:
+        pieces.finish()
+    if recorder is not None:
+        results = [recorder.traced(i, result) for i, result in enumerate(results)]
     return results[0] if isinstance(texts, str | Mapping) else results
 
 
-def _records(texts: Any) -> list[Record]:
+def answers(predictor: Predictor, task: GenerationTask, records: Sequence[Record], **sizes: Any) -> list[Any]:
+    """What the task writes for records."""
+    examples = [example for windows in task.encode_many(records) for example in windows]
+    task.check_fits(examples, records, trained=True)
+    return loop.answer(task, predictor.evaluate, examples, records, **sizes).results
+
+
+def records_of(texts: Any) -> list[Record]:
     """Each text as a record; `DataError` for what is none."""
-    from flagai.predict.predictor import as_record
+    from flagai.predict.predictor import as_record, without_label
 
     if not isinstance(texts, Iterable):
         as_record(texts)  # raises: neither a text nor a list of them
     one = isinstance(texts, str | Mapping)
-    return [as_record(text, i + 1) for i, text in enumerate([texts] if one else texts)]
+    return [without_label(as_record(text, i + 1)) for i, text in enumerate([texts] if one else texts)]
 
 
-class _Pieces:
-    """Tokens as they come → text as it grows; a character of several tokens is told when it is whole."""
-
-    def __init__(self, task: WritingTask, stream: Stream) -> None:
-        self._task, self._stream = task, stream
-        self._tokens: dict[tuple[int, int], list[int]] = {}
-        self._told: dict[tuple[int, int], str] = {}
-
-    def __call__(self, record: int, blank: int, token: int) -> None:
-        key = (record, blank)
-        tokens = self._tokens.setdefault(key, [])
-        tokens.append(token)
-        text, told = self._task.text_of(tokens), self._told.get(key, "")
-        if not text.endswith("\ufffd") and text != told and text.startswith(told):
-            self._told[key] = text
-            self._stream(record, blank, text[len(told) :])
-
-
-# -- the original's methods ------------------------------------------------------------------------------------
-
-
-def predict_generate_randomsample(predictor: Predictor, text: str, out_max_length: int, **options: Any) -> str:
-    """See `Predictor.predict_generate_randomsample`."""
-    return _original(predictor, "predict_generate_randomsample", text, out_max_length, {"do_sample": True, **options})
-
-
-def predict_generate_beamsearch(predictor: Predictor, text: str, out_max_length: int, beam_size: int) -> str:
-    """See `Predictor.predict_generate_beamsearch`."""
-    return _original(predictor, "predict_generate_beamsearch", text, out_max_length, {"num_beams": beam_size})
-
-
-def _original(predictor: Predictor, method: str, text: str, out_max_length: int, options: Mapping[str, Any]) -> str:
-    task = _as_original(predictor, method, out_max_length, options)
-    text = _known_masks(text, task.tokenizer.commands, method)
-    record = Record({"text": text})
-    (example,) = task.encode(record)
-    (row,) = loop.run(task, predictor.evaluate, [example])
-    answers = [[int(i) for i in one if i != NOTHING] for one in row["answers"][0]]
-    if not split(text).masks:
-        return task.text_of(answers[0])
-    start = task.tokenizer.commands.sop
-    return task.tokenizer.DecodeIds([*example.input_ids, *(i for one in answers for i in (start, *one))])
-
-
-def _known_masks(text: str, commands: Commands, method: str) -> str:
-    """The text with [MASK] in place of masks that the vocabulary lacks: the original's scripts write [gMASK] to all."""
-    lost = lacking_masks(text, commands) if isinstance(text, str) else ()
-    if lost:
-        message = f"Predictor.{method}: the vocabulary has no {', '.join(lost)}; {MASKS[0]} is read instead"
-        warnings.warn(message, stacklevel=5)
-    for mask in lost:
-        text = text.replace(mask, MASKS[0])
-    return text
-
-
-def _as_original(predictor: Predictor, method: str, out_max_length: int, options: Mapping[str, Any]) -> WritingTask:
-    """A task that takes the text as it is: no prompt of a poem around it, and answers within the model's positions."""
-    from flagai.generate.options import make_options
-    from flagai.generate.prompts import most_positions
-
-    writing_task(predictor, method)  # raises for a model that does not write
-    task = plain_task(predictor.model, predictor.tokenizer)
-    checked = make_options({"max_new_tokens": out_max_length, **options})
-    # `out_max_length` is a bound: what the model has no positions for could not be written anyway.
-    most = min(out_max_length, (most_positions(predictor.model) or out_max_length + 1) - 1)
-    task.generation = make_options({"max_new_tokens": most}, checked)
-    return task
-
-
-def _cannot(predictor: Predictor, name: str) -> Exception:
-    model = type(predictor.model).__name__
-    if name == "generate":
-        return ModelError(
-            f"{model} does not write",
-            where="Predictor.generate",
-            expected='a GLM with its tokenizer: AutoLoader("lm", …); other families come with a later release',
-        )
-    return LaterReleaseError(
-        f"Predictor.{name} is not part of this release for {model}",
-        expected="a GLM with its tokenizer",
-        fix="wait for the release of flagai 2 that brings text generation for all families",
+def _cannot(predictor: Predictor, name: str) -> ModelError:
+    return ModelError(
+        f"{type(predictor.model).__name__} does not write",
+        where=f"Predictor.{name}",
+        expected="a model with an output layer over its vocabulary, and its tokenizer: a GLM, GPT-2, OPT, T5, …, or a "
+        "BERT trained for seq2seq",
+        fix='load it with AutoLoader("lm", …), or train one: task: seq2seq',
     )

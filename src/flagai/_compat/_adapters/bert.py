@@ -275,6 +275,37 @@ class BertForMaskLM(OriginalBert):
     kind = "masklm"
 
 
+class BertForSeq2seq(OriginalBert):
+    """A text for a text, as UniLM: segment 0 is seen by all, segment 1 from left to right.
+
+    `labels` [B, L - 1] are the inputs from the second token on; those of segment 1 count, id 0 does not.
+    """
+
+    kind = "masklm"
+
+    def _inputs(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = super()._inputs(data)
+        segments = data.get("segment_ids", data.get("token_type_ids"))
+        target = torch.zeros_like(data["input_ids"]) if segments is None else segments
+        length = target.shape[1]
+        order = torch.ones(length, length, dtype=torch.bool, device=target.device).tril()
+        seen = (target == 0)[:, None, :] | (order & (target != 0)[:, :, None])
+        # A row of pads alone sees its first token: a softmax over nothing has no value.
+        first = torch.arange(length, device=target.device) == 0
+        inputs["attention_mask"] = ((seen & inputs["attention_mask"].bool()[:, None]) | first)[:, None]
+        return inputs
+
+    def forward(self, **data: Any) -> Any:
+        values = super().forward(**{name: value for name, value in data.items() if name != "labels"})
+        if data.get("labels") is not None:
+            values["loss"] = losses.seq2seq_loss(values["logits"], data)
+        return values
+
+    def _task(self, tokenizer: Any) -> Task | None:
+        length = most_tokens(tokenizer, self.config)
+        return make_task(TaskConfig(name="seq2seq"), tokenizer, max_length=length, config=self.config)
+
+
 def find_folder(model_dir: str | Path, model_name: str, **options: Any) -> Path:
     """`model_dir/model_name` where the original put it, else what the name means today."""
     beside = Path(model_dir) / model_name

@@ -15,6 +15,7 @@ from flagai.models.checkpoints import layout_of
 from flagai.models.headed import HeadedModel
 
 _SHOWN = 8
+_OUTPUT = "cls.predictions.decoder.weight"
 
 
 def expressible(config: Mapping[str, Any]) -> bool:
@@ -46,6 +47,7 @@ def fill(model: Any, state: dict[str, Tensor], *, strict: bool, where: str) -> N
     """
     inner = model.flagai_model
     named = _from_original(inner, state) if layout_of(state) == "flagai" else _from_huggingface(inner, state)
+    _untie(inner, named)
     own = inner.state_dict()
     missing = [name for name in own if name not in named and (strict or not _is_head(inner, name))]
     wrong = [name for name in own if name in named and named[name].shape != own[name].shape]
@@ -63,6 +65,19 @@ def fill(model: Any, state: dict[str, Tensor], *, strict: bool, where: str) -> N
             tensor.copy_(named[name])
     if layout_of(state) == "flagai":
         model.keep_unread(state)
+
+
+def _untie(inner: Any, named: Mapping[str, Tensor]) -> None:
+    """Give the output layer of a masked language model weights of its own where the checkpoint has other ones there."""
+    layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    given = named.get(_OUTPUT)
+    if layer is None or given is None or layer.weight is not inner.get_input_embeddings().weight:
+        return
+    if given.data_ptr() == layer.weight.data_ptr():  # the checkpoint has none: `named` holds the model's own
+        return
+    words = next((tensor for name, tensor in named.items() if name.endswith("word_embeddings.weight")), given)
+    if words.shape != given.shape or not torch.equal(words, given):
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
 
 def _from_original(inner: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,8 +109,8 @@ def _from_huggingface(inner: Any, state: Mapping[str, Tensor]) -> dict[str, Tens
                 break
     if "cls.predictions.bias" in named:  # one bias under two names
         named.setdefault("cls.predictions.decoder.bias", named["cls.predictions.bias"])
-    if "cls.predictions.decoder.weight" in own:  # tied to the embedding
-        named.setdefault("cls.predictions.decoder.weight", own["cls.predictions.decoder.weight"])
+    if _OUTPUT in own:  # tied to the embedding
+        named.setdefault(_OUTPUT, own[_OUTPUT])
     return named
 
 

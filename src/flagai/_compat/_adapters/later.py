@@ -7,7 +7,6 @@ from typing import Any
 
 from flagai.errors import LaterModuleError
 
-GENERATION = "text generation (GPT-2, CPM, T5, OPT)"
 PARALLEL = "training on several processes"
 PROMPTS = "prompt learning and the SuperGLUE and CLUE data sets"
 

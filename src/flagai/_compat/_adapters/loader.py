@@ -1,4 +1,4 @@
-"""The original's AutoLoader: its task and model names to the classes of `bert.py` and `glm.py`. Knows no trainer."""
+"""The original's AutoLoader: its names of tasks and models to the classes of these adapters. Knows no trainer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from flagai._compat._adapters import bert, glm
-from flagai._compat._adapters.later import GENERATION, PARALLEL
+from flagai._compat._adapters import bert, glm, lm
+from flagai._compat._adapters.later import PARALLEL
 from flagai._compat._adapters.tokenizer import BertTokenizer
 from flagai.errors import ConfigError, ModelError, unknown_name
+from flagai.models.build import read_config
 from flagai.models.checkpoints import read_json
 from flagai.models.glm.folders import find_glm
 from flagai.models.loading import is_glm
@@ -29,6 +30,8 @@ CLASSES: Final[dict[str, type[bert.OriginalBert]]] = {
     "ner-crf": bert.BertForSequenceLabelingCRF,
     "sequence-labeling-gp": bert.BertForSequenceLabelingGP,
     "ner-gp": bert.BertForSequenceLabelingGP,
+    "seq2seq": bert.BertForSeq2seq,
+    "title-generation": bert.BertForSeq2seq,
 }
 GLM_CLASSES: Final[dict[str, type[glm.OriginalGLM]]] = {
     "lm": glm.GLMModel,
@@ -37,13 +40,18 @@ GLM_CLASSES: Final[dict[str, type[glm.OriginalGLM]]] = {
     "poetry": glm.GLMForSeq2Seq,
     "classification": glm.GLMForSequenceClassification,
 }
+LM_CLASSES: Final[dict[str, type[lm.OriginalLM]]] = {
+    "gpt2": lm.GPT2Model,
+    "opt": lm.OPTModel,
+    "t5": lm.T5Model,
+    "mt5": lm.T5Model,
+}
+_TODAY: Final = ("qwen3", "llama3")
+"""names of families that the original had for tasks: today's AutoLoader loads them for `lm`"""
+_LM_TASKS: Final = ("lm", "seq2seq", "title-generation")
+"""the original refuses titles to some of these families; there was no reason"""
 _LATER: Final = {
-    "seq2seq": GENERATION,
-    "title-generation": GENERATION,
-    "poetry": GENERATION,
-    "aquila2": GENERATION,
-    "qwen3": GENERATION,
-    "llama3": GENERATION,
+    "aquila2": "Aquila",
     "train": PARALLEL,
     "txt_img_matching": "pictures",
     "text2img": "pictures",
@@ -124,7 +132,7 @@ class AutoLoader:
 
     def load_pretrain_params(self, model_path: str) -> None:
         """Take the weights of a file or folder of the original or of Hugging Face; a head may be missing there."""
-        if not isinstance(self.model, bert.OriginalBert | glm.OriginalGLM):
+        if not isinstance(self.model, bert.OriginalBert | glm.OriginalGLM | lm.OriginalLM):
             raise ModelError(
                 "the model came whole from a trained folder", where="load_pretrain_params", fix="load the other folder"
             )
@@ -137,7 +145,11 @@ class AutoLoader:
             ModelError: a model the original cannot express.
         """
         from flagai._compat._adapters.checkpoints import write_folder
+        from flagai.models.legacy import save_legacy
 
+        if isinstance(self.model, lm.OriginalLM):  # whose AutoLoader reads another form than their Trainer writes
+            plain = getattr(self.tokenizer, "flagai_tokenizer", self.tokenizer)
+            return save_legacy(self.model.flagai_model, folder, tokenizer=plain)
         return write_folder(Path(folder), self.model, {}, tokenizer=self.tokenizer)
 
 
@@ -147,31 +159,53 @@ def _key_of(task_name: str) -> str:
     for name in (key, key.replace("_", "-")):
         if name in CLASSES or name in GLM_CLASSES:
             return name
+        if name in _TODAY:
+            raise ModelError(
+                f"{task_name!r} is a family and no task", where="AutoLoader", fix='flagai.AutoLoader("lm", …) loads it'
+            )
         if name in _LATER:
             raise _later_task(task_name, _LATER[name], [*CLASSES])
-    raise unknown_name("task", task_name, {*CLASSES, *GLM_CLASSES, *_LATER}, where="AutoLoader")
+    raise unknown_name("task", task_name, {*CLASSES, *GLM_CLASSES, *_LM_TASKS, *_LATER}, where="AutoLoader")
 
 
 def _refuse_by_name(key: str, task_name: str, model_name: str) -> None:
     """A name that tells the family is enough to refuse a task: nothing needs to be found or downloaded first."""
     entry = find(model_name)
-    if entry is not None and entry.family != "glm" and key not in CLASSES:
-        raise _later_task(task_name, _LATER[key], CLASSES)
+    if entry is not None and entry.family == "bert" and key not in CLASSES:
+        raise _not_this(task_name, "this model", CLASSES)
 
 
 def _class_of(
     key: str, task_name: str, folder: Path, *, config_only: bool
-) -> type[bert.OriginalBert] | type[glm.OriginalGLM]:
-    of_glm = is_glm(read_json(folder / "config.json")) if config_only else find_glm(folder) is not None
-    table: dict[str, Any] = {**GLM_CLASSES} if of_glm else {**CLASSES}
+) -> type[bert.OriginalBert] | type[glm.OriginalGLM] | type[lm.OriginalLM]:
+    raw = read_json(folder / "config.json") if config_only else {}
+    table: dict[str, Any]
+    if is_glm(raw) if config_only else find_glm(folder) is not None:
+        what, table = "a GLM", {**GLM_CLASSES}
+    elif (family := _lm_family(folder, raw)) is not None:
+        what, table = f"a {family}", {**dict.fromkeys(_LM_TASKS, LM_CLASSES[family])}
+    else:
+        what, table = "this model", {**CLASSES}
     if key in table:
         return table[key]
-    if key in _LATER:
-        raise _later_task(task_name, _LATER[key], table)
-    raise ModelError(
-        f"the task {task_name!r} is none of {'a GLM' if of_glm else 'this model'}",
-        where="AutoLoader",
-        expected=f"one of: {', '.join(table)}",
+    raise _not_this(task_name, what, table)
+
+
+def _lm_family(folder: Path, raw: dict[str, Any]) -> str | None:
+    """ "gpt2", "opt", "t5" or "mt5", by config.json alone where `raw` is its content; None for other families."""
+    if not raw:
+        kind = read_config(folder).model_type
+    elif "model_type" in raw:
+        kind = raw["model_type"]
+    else:
+        signs = {"ffn_dim": "opt", "n_embd": "gpt2", "d_kv": "t5"}
+        kind = next((family for sign, family in signs.items() if sign in raw), None)
+    return kind if kind in LM_CLASSES else None
+
+
+def _not_this(task_name: str, what: str, known: Iterable[str]) -> ModelError:
+    return ModelError(
+        f"the task {task_name!r} is none of {what}", where="AutoLoader", expected=f"one of: {', '.join(known)}"
     )
 
 

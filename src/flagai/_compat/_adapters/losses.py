@@ -30,6 +30,15 @@ def loss_of(kind: str, outputs: Mapping[str, Tensor], data: Mapping[str, Any]) -
     return crf_negative_log_likelihood(logits, wanted, mask, *chain).sum() / mask.sum().clamp(min=1)
 
 
+def seq2seq_loss(logits: Tensor, data: Mapping[str, Any]) -> Tensor:
+    """The mean loss of the tokens of segment 1, each predicted by the one before it; targets of id 0 do not count."""
+    labels = data["labels"].long()
+    segments = data.get("segment_ids", data.get("token_type_ids"))
+    assert segments is not None, "a batch of seq2seq_collate_fn has segment_ids"
+    wanted = labels.masked_fill((segments[:, 1:] == 0) | (labels == 0), _IGNORED)
+    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
+
+
 def _without_padding(labels: Tensor, data: Mapping[str, Any]) -> Tensor:
     mask = data.get("padding_mask")
     mask = data["input_ids"] != 0 if mask is None else mask.bool()

@@ -4,20 +4,20 @@ from flagai._compat._adapters.bert import (
     BertForClsClassifier,
     BertForEmbedding,
     BertForMaskLM,
+    BertForSeq2seq,
     BertForSequenceLabeling,
     BertForSequenceLabelingCRF,
     BertForSequenceLabelingGP,
     BertModel,
 )
-from flagai._compat._adapters.later import GENERATION, later
 
 __all__ = [
     "BertForClsClassifier",
     "BertForEmbedding",
     "BertForMaskLM",
+    "BertForSeq2seq",
     "BertForSequenceLabeling",
     "BertForSequenceLabelingCRF",
     "BertForSequenceLabelingGP",
     "BertModel",
 ]
-__getattr__ = later(__name__, ["BertForSeq2seq"], GENERATION)

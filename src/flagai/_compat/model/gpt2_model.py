@@ -1,5 +1,5 @@
-"""The original's `flagai.model.gpt2_model`: says which release brings its classes. It holds nothing itself."""
+"""The original's `flagai.model.gpt2_model`. It holds nothing itself."""
 
-from flagai._compat._adapters.later import GENERATION, later
+from flagai._compat._adapters.lm import GPT2Model
 
-__getattr__ = later(__name__, ["GPT2Model"], GENERATION)
+__all__ = ["GPT2Model"]

@@ -1,5 +1,5 @@
-"""The original's `flagai.model.opt_model`: says which release brings its classes. It holds nothing itself."""
+"""The original's `flagai.model.opt_model`. It holds nothing itself."""
 
-from flagai._compat._adapters.later import GENERATION, later
+from flagai._compat._adapters.lm import OPTModel
 
-__getattr__ = later(__name__, ["OPTModel"], GENERATION)
+__all__ = ["OPTModel"]

@@ -1,14 +1,17 @@
-"""The original's `flagai.data.dataset`: says what does the work of its classes. It holds nothing itself."""
+"""The original's `flagai.data.dataset`: texts with targets, and what does the work of its other classes today."""
 
 from typing import Any
 
-from flagai._compat._adapters.later import GENERATION, PROMPTS, later, replaced_error
+from flagai._compat._adapters.later import PROMPTS, later, replaced_error
+from flagai._compat._adapters.seq2seq import ConstructSeq2seqStrategy, Seq2SeqDataset
+
+__all__ = ["ConstructSeq2seqStrategy", "Seq2SeqDataset"]
 
 _BLANKS = ("BlockDataset", "ConstructBlockStrategy")
 _later = later(
     __name__,
-    dict.fromkeys(["SuperGlueDataset", "ConstructSuperglueStrategy", "InputExample", "CollateArguments"], PROMPTS)
-    | dict.fromkeys(["Seq2SeqDataset", "ConstructSeq2seqStrategy"], GENERATION),
+    ["SuperGlueDataset", "ConstructSuperglueStrategy", "InputExample", "CollateArguments"],
+    PROMPTS,
 )
 
 

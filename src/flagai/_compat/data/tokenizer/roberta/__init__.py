@@ -1,0 +1,1 @@
+"""The original's `flagai.data.tokenizer.roberta`: see `roberta_tokenizer`. It holds nothing itself."""

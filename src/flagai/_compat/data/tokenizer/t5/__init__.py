@@ -1,0 +1,1 @@
+"""The original's `flagai.data.tokenizer.t5`: see `t5_pegasus_tokenizer`. It holds nothing itself."""

@@ -1,0 +1,5 @@
+"""The original's `flagai.data.tokenizer.t5.t5_tokenizer`. It holds nothing itself."""
+
+from flagai._compat._adapters.lm_tokenizers import T5BPETokenizer
+
+__all__ = ["T5BPETokenizer"]
