@@ -148,7 +148,7 @@ def test_unknown_key_names_what_was_meant(override: str, where: str, meant: str)
 def test_unknown_key_without_neighbour_lists_the_keys() -> None:
     error = refusal("zzzzzzz=1")
     assert "take the key out" in error.fix
-    assert "data, model, output, parallel, task, train" in error.expected
+    assert "data, generate, model, output, parallel, task, train" in error.expected
 
 
 @pytest.mark.parametrize("section", sorted(RESERVED))
@@ -157,11 +157,6 @@ def test_reserved_section_says_that_it_comes(section: str) -> None:
     assert error.where == section
     assert "not available yet" in error.found
     assert "release" in error.found
-
-
-def test_generation_is_set_on_the_call() -> None:
-    error = refusal("generate.top_k=1")
-    assert "Predictor.generate" in error.found and "flagai predict --set" in error.found
 
 
 def test_misspelt_required_key_is_told_before_the_missing_one() -> None:

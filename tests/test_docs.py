@@ -216,7 +216,7 @@ def test_every_setting_named_in_prose_exists() -> None:
     known = {key for key, _, _ in schema["keys"](schema["json_schema"](), schema["json_schema"]())}
     pattern = re.compile(r"`((?:model|task|data|train|parallel)\.[a-z_.]+?)(?:[:=][^`]*)?`")
     named = {(name(page), key) for page in DOCS for key in pattern.findall(prose(page))}
-    files = {"data.json", "task.json", "train.csv", "train.jsonl.gz", "model.safetensors"}
+    files = {"data.json", "task.json", "train.csv", "train.src", "train.tgt", "train.jsonl.gz", "model.safetensors"}
     assert {(page, key) for page, key in named if key not in known and key not in files} == set()
 
 
@@ -298,7 +298,9 @@ def test_the_readme_runs(
         f"model: {tiny_bert}\ntask: classification\ndata: {{train: train.jsonl, eval: dev.jsonl}}\noutput: runs/one\n",
         encoding="utf-8",
     )
-    (_, code), (_, writing) = blocks(README, "python")
+    code, verse, writing = (content for _, content in blocks(README, "python"))
+    exec(compile(verse, "README.md", "exec"), {"__name__": "readme"})
+    assert "月" in capsys.readouterr().out
     exec(compile(writing, "README.md", "exec"), {"__name__": "readme"})
     poem = capsys.readouterr().out
     given = "白日依山尽，黄河入海流。"
@@ -307,3 +309,23 @@ def test_the_readme_runs(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("runs/one/final {'accuracy'")
     assert len(printed) == 4 and {line.split()[0] for line in printed[1:]} <= {"positive", "negative"}
+
+
+def test_the_page_of_writing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python of docs/en/writing.md as it stands, with the model that comes with the package."""
+    from flagai.generate.constraints import MustContain, Verse
+    from flagai.generate.constraints.check import check
+
+    poems, verse, engine, stream = [content for _, content in blocks(ROOT / "docs/en/writing.md", "python")]
+
+    def printed(code: str) -> list[str]:
+        exec(compile(code, "writing.md", "exec"), {"__name__": "writing"})
+        return capsys.readouterr().out.splitlines()
+
+    poem, *more = printed(poems)
+    text, _, score = poem.partition(" ")
+    assert check(text, Verse(form="五言绝句")) == check(text, MustContain(("月",))) == [] and 0 < float(score) < 1
+    assert len(more) == 2
+    assert printed(verse) == ["[]"]
+    assert [line.split()[0] for line in sorted(printed(engine))] == ["0", "1", "2"]
+    assert len("".join(printed(stream))) > 10

@@ -48,8 +48,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 
 
-ELSEWHERE = {"blank-infilling", "lm", "poetry"}
-"""tasks on a GLM: tests/train/test_pretraining.py and tests/predict/test_writing.py ask the same of them"""
+WRITING = {"seq2seq", "title-generation", "summarization", "couplet", "question-generation", "lm", "poetry", "masklm"}
+ELSEWHERE = WRITING | {"blank-infilling"}
+"""tests/train/test_{generation,pretraining}.py, tests/tasks/test_{generation,masked}.py and tests/predict ask it"""
 
 
 def test_every_task_is_here():

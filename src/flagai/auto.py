@@ -20,6 +20,7 @@ _NO_LIMIT = 1_000_000  # tokenizers say "no limit" with a very large number
 _DEFAULT_LENGTH = 512
 _BUNDLED = "all-MiniLM-L6-v2"
 _STATUS = "status.json"  # in the folder of every run, see train/run_folder.py
+_WRITE = ("conditional-generation", "generation")  # kinds of bodies of tasks that write
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +287,10 @@ def _on_the_same_weights(loaded: Loaded, task_name: str) -> Loaded | None:
     """The model with another task, where both need no head of their own: what fills blanks also writes poems."""
     assert loaded.task is not None
     spec = loaded.task.head()
-    if find_row(task_name).fixed or spec.num_labels or spec.module or spec.body != "conditional-generation":
+    if find_row(task_name).fixed or spec.num_labels or spec.module or spec.body not in _WRITE:
         return None
-    task = make_task(TaskConfig(name=task_name), loaded.tokenizer, max_length=loaded.task.max_length)
+    options, config = TaskConfig(name=task_name), loaded.model.config
+    task = make_task(options, loaded.tokenizer, max_length=loaded.task.max_length, config=config)
     if not task.writes:
         return None
     loaded.model.flagai_task = task
@@ -333,10 +335,9 @@ def _load_new(folder: Path, options: TaskConfig, max_length: int | None, stride:
 
     tokenizer = build_tokenizer(folder)
     config = read_config(folder)
-    tokenizer_fits(tokenizer, config, where=str(folder))
-    task = make_task(
-        settle(options, folder), tokenizer, max_length=max_length or most_tokens(tokenizer, config), stride=stride
-    )
+    tokenizer_fits(tokenizer, config, where=str(folder), needs_pad=not find_row(options.name).writes)
+    length = max_length or most_tokens(tokenizer, config)
+    task = make_task(settle(options, folder), tokenizer, max_length=length, stride=stride, config=config)
     task.may_cut = max_length is not None
     if task.label_names() == []:
         raise ConfigError(

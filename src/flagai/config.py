@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from flagai.config_base import Section
 from flagai.config_errors import translate
 from flagai.config_sections import (
     DEFAULT_EVAL_FRACTION,
@@ -21,10 +22,9 @@ from flagai.config_sections import (
     LoraConfig,
     ModelConfig,
     ParallelConfig,
-    Section,
-    TaskConfig,
     TrainConfig,
 )
+from flagai.config_task import TaskConfig
 from flagai.config_text import Document, apply_overrides, parse_yaml, to_yaml
 from flagai.errors import ConfigError, MissingFileError
 
@@ -47,8 +47,6 @@ __all__ = [
 ]
 
 RESERVED: Final = {
-    "generate": "set it on the call (Predictor.generate, or flagai predict --set); "
-    "settings in a file come with the generation release",
     "prompt": "few-shot prompts come with the prompt-learning release",
     "compress": "distillation, pruning and quantisation come with the compression release",
 }
@@ -66,6 +64,11 @@ class RunConfig(Section):
     task: TaskConfig = Field(description="the task: a name, or a mapping")
     data: DataConfig = Field(default=DataConfig(), description="files of examples and how to read them")
     train: TrainConfig = Field(default=TrainConfig(), description="the training loop")
+    generate: dict[str, Any] = Field(
+        default={},
+        description="how answers are chosen, for tasks that write: options of Predictor.generate such as num_beams and "
+        "max_new_tokens; evaluation uses them and the saved model keeps them",
+    )
     parallel: ParallelConfig = Field(default=ParallelConfig(), description="how the model is spread over processes")
     output: str = Field(
         default="runs/run", min_length=1, description="folder of the run; the model lands in <output>/final"
@@ -89,7 +92,7 @@ class RunConfig(Section):
             if isinstance(values, Mapping) and key in values:
                 raise ConfigError(
                     f"the section {key!r} is not available yet: {RESERVED[key]}",
-                    expected="the sections model, task, data, train, parallel, output",
+                    expected="the sections model, task, data, train, generate, parallel, output",
                     fix=f"take {key} out",
                     where=key,
                 )

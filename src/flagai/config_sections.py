@@ -1,43 +1,20 @@
-"""The sections of a run.yaml, each key described and checked: model, task, data, train, parallel.
+"""The sections of a run.yaml, each key described and checked: model, data, train, parallel.
 
 It knows neither where the settings come from nor which tasks and models exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from flagai.config_base import Section
 from flagai.errors import ConfigError
 
 DEFAULT_EVAL_FRACTION: Final = 0.1
 """share of the training rows that is held out when neither `data.eval` nor `data.eval_fraction` is set"""
-
-
-class Section(BaseModel):
-    """A frozen group of keys; a key that is not declared is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
-        # Python counts True as 1; nobody who writes `epochs: true` means one epoch.
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name].annotation):
-            raise ValueError("a truth value")
-        return value
-
-
-def _as_text(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
-
-
-Text = Annotated[str, BeforeValidator(_as_text)]
-"""text that may be written as a number or a truth value, as labels often are"""
 
 
 class LoraConfig(Section):
@@ -94,99 +71,6 @@ class ModelConfig(Section):
         return self
 
 
-class TaskConfig(Section):
-    """What is learned. The options of all tasks stand here; a task refuses those that mean nothing to it."""
-
-    name: str = Field(description="a name of `flagai tasks`")
-    labels: tuple[Text, ...] | None = Field(
-        default=None, description="all labels, in order; null: those of the training data"
-    )
-    multi_label: bool = Field(default=False, description="whether a text may have several labels, or none")
-    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None,
-        description="weight of each label in the loss; balanced: inverse to its frequency; null: all equal",
-    )
-    head: Literal["auto", "linear", "cosine", "softmax", "crf", "global-pointer"] = Field(
-        default="auto", description="the layer that turns vectors into scores; auto: what suits the task"
-    )
-    pooling: Literal["mean", "cls"] | None = Field(
-        default=None, description="how token vectors become a text vector for this task; null: as model.pooling"
-    )
-    scale: float | None = Field(
-        default=None, gt=0, description="factor on cosines in head and loss; null: the task's default"
-    )
-    dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="dropout in front of the head; null: as the model's configuration says"
-    )
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the target spread evenly over all labels"
-    )
-    threshold: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="probability from which a label of several counts; null: best on the eval data",
-    )
-    regression: bool = Field(
-        default=False, description="whether the label of a pair is a number (similarity), not a class"
-    )
-    score_range: tuple[float, float] | None = Field(
-        default=None, description="lowest and highest similarity in the data; null: those of the training data"
-    )
-    loss: Literal["auto", "cosine", "cosent"] = Field(
-        default="auto", description="loss of text vectors; auto: the task's default"
-    )
-    normalize: bool | None = Field(
-        default=None, description="whether text vectors get length one; null: what suits the task"
-    )
-    inner_dim: int = Field(default=64, gt=0, description="size of the vectors of a GlobalPointer head")
-    blanks: str | dict[str, bool | int | float | str | None] | None = Field(
-        default=None,
-        description="which blanks pre-training makes: the name of a published run (base, large-chinese, 10b, …), or "
-        "settings such as bert_prob, gap_sentence_prob, mask_ratio (`like: name` starts from that run's); "
-        "null: as large-chinese where the vocabulary has [gMASK], else as base",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> TaskConfig:
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-            raise ConfigError(
-                f"the labels {', '.join(map(repr, twice))} stand there twice",
-                expected="each label once",
-                fix="remove the repeated ones",
-                where="task.labels",
-            )
-        if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
-            raise ConfigError(
-                f"found {list(self.score_range)}",
-                expected="[lowest, highest] with lowest < highest",
-                fix="swap or correct the two",
-                where="task.score_range",
-            )
-        return self
-
-    def check_used(self, used: Collection[str]) -> None:
-        """Refuse options that differ from their defaults but mean nothing to the task.
-
-        Args:
-            used: the options that the task reads.
-
-        Raises:
-            ConfigError: names the first such option and those that exist.
-        """
-        fields = type(self).model_fields
-        changed = [key for key in sorted(fields) if key != "name" and getattr(self, key) != fields[key].default]
-        for key in changed:
-            if key not in used:
-                raise ConfigError(
-                    f"task.{key} means nothing to the task {self.name!r}",
-                    expected=f"any of: {', '.join(sorted(used)) or 'none'}",
-                    fix="take it out",
-                    where=f"task.{key}",
-                )
-
-
 class ColumnsConfig(Section):
     """Which column of the file is which; null: found by its name."""
 
@@ -227,6 +111,12 @@ class DataConfig(Section):
         ge=8,
         description="most tokens of a text, special tokens counted; longer ones are cut, or windowed by stride. "
         "null: what the model reads, and a longer text is an error unless stride is set",
+    )
+    max_target_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="most tokens of a target that is written, its end counted; longer ones are cut and counted by the "
+        "audit. null: none is cut",
     )
     stride: int | None = Field(
         default=None, ge=0, description="tokens that neighbouring windows of a long text share; null: cut long texts"
@@ -293,6 +183,12 @@ class TrainConfig(Section):
     )
     gradient_accumulation_steps: int = Field(
         default=1, gt=0, description="parts in which a batch is computed, to save memory"
+    )
+    eval_written: int | None = Field(
+        default=None,
+        ge=0,
+        description="for tasks that write: of how many eval records, evenly spread, answers are written in the "
+        "evaluations of a training; 0: the loss alone is computed; null: of all. What is trained is measured on all",
     )
     learning_rate: float = Field(default=5e-5, gt=0, description="highest learning rate")
     head_learning_rate: float | None = Field(

@@ -15,7 +15,7 @@ from flagai import AutoLoader
 from flagai.auto import most_tokens
 from flagai.config import TaskConfig
 from flagai.data.record import Record
-from flagai.errors import CheckpointError, ConfigError, DataError, ModelError, UnknownNameError
+from flagai.errors import CheckpointError, DataError, ModelError, UnknownNameError
 from flagai.generate.options import GenerationOptions
 from flagai.models.glm.commands import Commands
 from flagai.models.glm.inputs_checks import check_control_tokens
@@ -173,17 +173,9 @@ def test_rows_that_round_the_embedding_up_are_never_chosen(tmp_path: Path) -> No
     assert max(chosen) < len(task.tokenizer) and len(chosen) > 30
 
 
-def test_a_vocabulary_without_blanks_cannot_write(tiny_bert: Path) -> None:
-    with pytest.raises(ModelError, match="has no tokens for blanks"):
-        task_of(build_tokenizer(tiny_bert))
-
-
-def test_writing_is_neither_trained_nor_measured(tokenizer: Any) -> None:
-    task = task_of(tokenizer)
-    with pytest.raises(ConfigError, match=r"'lm' is not trained(.|\n)*blank-infilling"):
-        task.fit([])
-    with pytest.raises(ConfigError, match="not measured"):
-        task.gold(Record({"text": "月"}))
+def test_without_blanks_in_the_vocabulary_the_model_must_be_known(tiny_bert: Path) -> None:
+    with pytest.raises(ModelError, match="does not know its model"):
+        task_of(build_tokenizer(tiny_bert)).encode(Record({"text": "a"}))
 
 
 def test_how_tokens_are_chosen_is_saved(tokenizer: Any) -> None:

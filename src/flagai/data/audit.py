@@ -40,6 +40,7 @@ def audit(
     max_length: int | None = None,
     worst: int = 20,
     label_of: LabelOf | None = None,
+    one_label: bool = True,
 ) -> Audit:
     """Examine all splits; changes nothing and raises nothing of its own.
 
@@ -51,13 +52,14 @@ def audit(
         max_length: for messages.
         worst: how many of the gravest problems are kept.
         label_of: the label names of a record; by default classes and entity types as in the file, real numbers ignored.
+        one_label: whether a text that returns with another label is a conflict; written answers may be several.
     """
     label_of = label_of or labels_of
     keys = {split: [content_key(record) for record in records] for split, records in splits.items()}
     known = set(labels) if labels is not None else _train_labels(splits, label_of)
     problems: list[Problem] = []
     found = {
-        split: _audit_split(split, records, keys[split], encode, known, label_of, problems)
+        split: _audit_split(split, records, keys[split], encode, known, label_of, problems, one_label)
         for split, records in splits.items()
     }
     order = {reason: at for at, reason in enumerate(SEVERITY)}
@@ -79,6 +81,7 @@ def _audit_split(
     known: set[str] | None,
     label_of: LabelOf,
     problems: list[Problem],
+    one_label: bool,
 ) -> SplitAudit:
     def report(at: int, reason: str, *, tokens_lost: int = 0, detail: str = "") -> None:
         record = records[at]
@@ -89,7 +92,9 @@ def _audit_split(
         problems.append(problem)
 
     empty = _empty(records, keys, report)
-    duplicates, conflicts, conflict_records = _duplicates(records, keys, report)
+    duplicates, conflicts, conflict_records = _duplicates(records, keys, report if one_label else _nothing)
+    if not one_label:
+        conflicts = conflict_records = 0
     counts, unknown, unknown_records = _labels(records, label_of, known, report)
     return SplitAudit(
         records=len(records),
@@ -103,6 +108,10 @@ def _audit_split(
         unknown_labels=unknown,
         unknown_records=unknown_records,
     )
+
+
+def _nothing(at: int, reason: str, *, tokens_lost: int = 0, detail: str = "") -> None:
+    """Notes no problem."""
 
 
 def _snippet(text: str) -> str:

@@ -33,11 +33,14 @@ class Example:
     """tokens of the record that are in no window of it (counted on its first window)"""
     target_cut: bool = False
     """whether a part of the target (an entity, an answer) is lost with them"""
+    target_slots: int = 0
+    """token positions that the target takes in a batch beside those of the inputs (an answer that is learned)"""
 
     @property
     def slots(self) -> int:
-        """Token positions this example takes in a batch of its own length: those of both texts of a pair of vectors."""
-        return len(self) if self.second_ids is None else 2 * len(self)
+        """Token positions this example takes in a batch of its own length: those of both texts of a pair of vectors,
+        those of a source and its target."""
+        return (len(self) if self.second_ids is None else 2 * len(self)) + self.target_slots
 
     def __len__(self) -> int:
         """Tokens of the longest input: what padding and budgets count."""

@@ -1,7 +1,7 @@
 """A user's file becomes records with canonical field names, each knowing its file and line. Knows no task and no model.
 
-Formats by suffix, each also with `.gz`: .jsonl .ndjson .json .csv .tsv .parquet .txt .conll .bio; and folders with
-`seq.in`.
+Formats by suffix, each also with `.gz`: .jsonl .ndjson .json .csv .tsv .parquet .txt .conll .bio; pairs of files with
+sources and targets (`train.src` and `train.tgt`); and folders with `seq.in`, or with `in.txt` and `out.txt`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from flagai.data.readers import conll, folders, tables
-from flagai.data.readers.columns import Kind, detect_kind, guess_columns, is_known, resolve_columns
+from flagai.data.readers.columns import Kind, detect_kind, guess_columns, is_known, is_known_of_targets, resolve_columns
 from flagai.data.readers.files import read_text, require_file, suffix_of
 from flagai.data.readers.folders import SUFFIXES, find_splits
 from flagai.data.readers.jsons import Row, describe, json_rows
+from flagai.data.readers.parallel import is_parallel, parallel_rows
 from flagai.data.readers.spans import is_spans, spans_of
 from flagai.data.readers.tags import Scheme
 from flagai.data.readers.tokens import Sentence, tagged_texts
@@ -75,7 +76,7 @@ def read_records(
             guessed from well-known names (`guess_columns`). The other columns stay in `Record.fields` under their own
             names; one that bears a canonical name without having that role becomes `_name`.
         hints: as `columns`, for those columns that the file has; the others are guessed.
-        kind: what a record is: one text, a pair, a text with entities, or whatever the file shows.
+        kind: what a record is: one text, a pair, a text with entities, a text and its target, or what the file shows.
         label_required: whether a record without a label is an error; otherwise it has no field `label`.
         encoding: of the file; None means UTF-8, or UTF-16 with a byte order mark.
         scheme: of B/I/O tags; "auto" tells it from the whole file.
@@ -98,6 +99,8 @@ def read_records(
     rows = [(line, _renamed(row, resolved)) for line, row in table.rows]
     if kind == "entities":
         rows = _with_entities(rows, table.file, scheme, repair)
+    elif kind == "target":
+        rows = [(line, _with_whole_text(row)) for line, row in rows]
     return [_record(line, row, table.file, kind, resolved, label_required) for line, row in rows]
 
 
@@ -123,6 +126,8 @@ def read_table(
     """A file as columns and rows (or sentences of tokens and tags), nothing renamed. Arguments as of `read_records`."""
     path = Path(path)
     require_file(path)
+    if is_parallel(path):
+        return _table(path, "parallel", parallel_rows(path, encoding))
     if path.is_dir():
         return _folder_table(path, kind, encoding)
     suffix, zipped = suffix_of(path)
@@ -160,9 +165,10 @@ def _text_table(path: Path, text: str, suffix: str, columns: Mapping[str, str], 
         return _table(path, suffix[1:], json_rows(text, file, lines=suffix != ".json"))
     if suffix in (".csv", ".tsv") or (suffix == ".txt" and _is_tsv(text, kind)):
         tab = suffix != ".csv"
-        rows = tables.table_rows(text, file, tab=tab, known=is_known, columns=columns, pair=kind == "pair")
+        known = is_known_of_targets if kind == "target" else is_known
+        rows = tables.table_rows(text, file, tab=tab, known=known, columns=columns, pair=kind == "pair")
         return _table(path, "tsv" if tab else "csv", rows)
-    if suffix == ".txt" and kind == "text" and not conll.looks_like_conll(text):
+    if suffix == ".txt" and kind in ("text", "target") and not conll.looks_like_conll(text):
         lines = enumerate(text.split("\n"), start=1)
         return _table(path, "txt", [(number, {"text": line.strip()}) for number, line in lines if line.strip()])
     return Table(file=file, form="conll", sentences=conll.conll_sentences(text, file))
@@ -216,6 +222,14 @@ def _with_entities(rows: Sequence[Row], file: str, scheme: Scheme, repair: bool)
             row = row | {"label": spans_of(row["label"], row["text"], f"{file}:{line}")}
         found.append((line, row))
     return found
+
+
+def _with_whole_text(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A source that is a list of sentences (SciTLDR) as one text."""
+    text = row.get("text")
+    if not isinstance(text, list) or not text or not all(isinstance(sentence, str) for sentence in text):
+        return dict(row)
+    return {**row, "text": " ".join(sentence.strip() for sentence in text)}
 
 
 def _is_tagged(row: Mapping[str, Any]) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from flagai.models.dropout import quicken
+from flagai.models.kept_logits import call_model
 from flagai.parallel.memory import bound_kernel_caches
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
 from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
 
 INPUT_NAMES = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "position_ids", "context_length", "logits_to_keep"}
+    | {"decoder_input_ids", "decoder_attention_mask"}
 )
 
 
@@ -55,7 +57,7 @@ class SingleProcess(Strategy):
         for micro_batch in micro_batches:
             batch = self._to_device(micro_batch)
             with autocast(self.device, self.precision):
-                outputs = self._model(**inputs_of(batch, self._model))
+                outputs = call_model(self._model, inputs_of(batch, self._model))
             part, part_count = loss(outputs, batch)
             # A sum over the batch would overflow fp16 at the scaler's first scale: keep it near a mean.
             unit = unit or (max(part_count.item(), 1.0) if self.skips_overflow else 1.0)
@@ -92,7 +94,7 @@ class SingleProcess(Strategy):
         self._model.eval()
         moved = self._to_device(batch)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = self._model(**inputs_of(moved, self._model)) if loss or answer is None else {}
+            outputs = call_model(self._model, inputs_of(moved, self._model)) if loss or answer is None else {}
             answers = outputs if answer is None else answer(self._model, moved)
         if loss is None:
             return answers, None

@@ -33,7 +33,8 @@ Runner = Callable[[Sequence[Example], Sequence[str]], list[dict[str, np.ndarray]
 class HeadSpec:
     """Which head a model gets, in plain words; `models/build.py` executes it.
 
-    `body` names the Hugging Face auto class: "sequence-classification", "token-classification" or "encoder".
+    `body` names the Hugging Face auto class: "sequence-classification", "token-classification", "encoder", …, or
+    "generation": the class that writes, whichever it is for the model's family.
     `module` is the dotted string of our own head on top of it ("flagai.models.heads:Cosine"), "" for none.
     """
 
@@ -60,8 +61,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     """the name in the table that fits when the options give none"""
-    kind: ClassVar[Literal["text", "pair", "entities"]]
-    """how files are read: "text", "pair" or "entities" (`data/records.py`)"""
+    kind: ClassVar[Literal["text", "pair", "entities", "target"]]
+    """how files are read: "text", "pair", "entities" or "target" (`data/records.py`)"""
     used_options: ClassVar[frozenset[str]]
     """the fields of `TaskConfig` that mean something to this task, beside `name`"""
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
@@ -76,6 +77,8 @@ class Task(ABC):
     """what `metrics` returns"""
     writes: ClassVar[bool] = False
     """whether the outputs that `decode` reads come from `generate`, not from one call of the model"""
+    measured_by_loss: ClassVar[bool] = False
+    """whether evaluation computes the loss and the perplexity alone, and answers nothing"""
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
     from_corpus: ClassVar[bool] = False
     """whether the training data is a token corpus instead of labelled records"""
@@ -93,6 +96,16 @@ class Task(ABC):
         self.text_encoder = TextEncoder(tokenizer, max_length=max_length, stride=stride, offsets=offsets)
         self.pad_id = tokenizer.pad_token_id or 0
         options.check_used(self.used_options)
+
+    def meet(self, config: Any) -> None:  # noqa: B027 - most tasks treat all models alike
+        """Learn what depends on the model, from its Hugging Face configuration; comes before `fit`.
+
+        Raises:
+            ModelError: no model of that configuration can learn the task.
+        """
+
+    def check_model(self, model: Any) -> None:  # noqa: B027 - most tasks take what `head` got them
+        """Refuse a model that could be trained but not be measured, before it is. Raises ModelError."""
 
     @property
     @abstractmethod

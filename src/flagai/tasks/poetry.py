@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Final
 
 from flagai.data.record import Record
 from flagai.errors import DataError, UnknownNameError, unknown_name
+from flagai.tasks.blanks import Draft, GLMBlanks
 from flagai.tasks.masks import split
-from flagai.tasks.writing import Draft, WritingTask, the_text
+from flagai.tasks.writing import WritingTask, the_text
 
 FORMS: Final = ("五言绝句", "七言绝句", "五言律诗", "七言律诗")
 """five or seven characters a line; four or eight lines"""
@@ -54,8 +55,33 @@ class PoetryTask(WritingTask):
         if lines and _GAP not in lines and lines[-1] not in _ENDS:
             lines += "。" if len(re.findall(f"[{_ENDS}]", lines)) % 2 else "，"
         if _GAP not in lines:
-            return Draft(header + lines + self.last_mask, len(header))
+            end = GLMBlanks(self.tokenizer).last_mask if self.family == "glm" else ""
+            return Draft(header + lines + end, len(header))
+        if self.family != "glm":
+            raise DataError(
+                "the poem has gaps",
+                where=record.where,
+                expected="a title or first lines: only a GLM fills gaps in verse",
+            )
         return Draft(re.sub(_GAP, lambda _: next(masks), header + lines), len(header))
+
+    def lesson(self, record: Record) -> tuple[str, str]:
+        """`title：form：` is read, the lines are learned; both may stand in the one text."""
+        prompt, text = super().lesson(record)
+        text = re.sub(r"\s+", "", text)
+        if prompt or text.count(_COLON) < 2:
+            return prompt, text
+        title, form, lines = text.split(_COLON, 2)
+        return f"{title}{_COLON}{form}{_COLON}", lines
+
+    def _written_on(self, draft: Draft, ids: list[int]) -> tuple[str, tuple[str, ...]]:
+        answer = self.text_of(ids)
+        return (draft.context + answer)[draft.hidden :], (answer,)
+
+    @property
+    def blanks(self) -> GLMBlanks | None:
+        """Only a GLM fills gaps in verse."""
+        return GLMBlanks(self.tokenizer) if self.family == "glm" else None
 
     def text_of(self, tokens: Any) -> str:
         """Verse has no spaces."""

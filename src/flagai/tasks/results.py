@@ -63,6 +63,18 @@ class Writing:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that was written for another.
+
+    `score` is how probable the model found it: the geometric mean of the probabilities of its tokens, the end counted,
+    in (0, 1].
+    """
+
+    text: str
+    score: float
+
+
 def to_json(result: Any) -> Any:
     """The JSON form of a result or a list of results (entities): floats rounded to 6 digits."""
     if isinstance(result, list | tuple):

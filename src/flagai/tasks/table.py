@@ -21,13 +21,16 @@ class Row:
     target: str
     summary: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    kind: Literal["text", "pair", "entities"] = "text"
+    kind: Literal["text", "pair", "entities", "target"] = "text"
     """how files are read, as the class says too"""
     regression: str = ""
     """the class instead of `target` when the option `regression` is set"""
+    writes: bool = False
+    """whether answers are written token by token, so that no token for padding is needed"""
 
 
 _CLASSIFICATION = "flagai.tasks.classification:Classification"
+_GENERATION = "flagai.tasks.generation:GenerationTask"
 _LABELING = "flagai.tasks.labeling:Labeling"
 
 TASKS: dict[str, Row] = {
@@ -51,8 +54,22 @@ TASKS: dict[str, Row] = {
     "embedding": Row(
         "flagai.tasks.embedding:EmbeddingTask", "a text → a vector, trained by the similarity of pairs", kind="pair"
     ),
-    "lm": Row("flagai.tasks.writing:WritingTask", "a text → the same with its masks filled, or written on (GLM)"),
-    "poetry": Row("flagai.tasks.poetry:PoetryTask", "a title, a first line or a poem with gaps → a Chinese poem (GLM)"),
+    "seq2seq": Row(_GENERATION, "a text → a text, by any model that writes", kind="target", writes=True),
+    "title-generation": Row(_GENERATION, "a text → its title", kind="target", writes=True),
+    "summarization": Row(_GENERATION, "a text → a shorter one", kind="target", writes=True),
+    "couplet": Row(
+        "flagai.tasks.verses:CoupletTask", "the first line of a couplet → the second", kind="target", writes=True
+    ),
+    "question-generation": Row(
+        "flagai.tasks.questions:QuestionTask", "a text and an answer in it → the question", kind="target", writes=True
+    ),
+    "lm": Row(
+        "flagai.tasks.writing:WritingTask", "a text → the same with its masks filled, or written on", writes=True
+    ),
+    "poetry": Row(
+        "flagai.tasks.poetry:PoetryTask", "a title, a first line or a poem with gaps → a Chinese poem", writes=True
+    ),
+    "masklm": Row("flagai.tasks.masked:MaskedLM", "a text → the same with each mask filled by one token (BERT)"),
     "blank-infilling": Row(
         "flagai.tasks.pretraining:BlankInfilling", "pre-training: texts with blanks → what stood there (GLM)"
     ),
@@ -67,11 +84,22 @@ def find_row(name: str) -> Row:
     return row
 
 
-def make_task(options: TaskConfig, tokenizer: Any, *, max_length: int, stride: int | None = None) -> Task:
-    """The task that `options.name` names, with the options its row fixes."""
+def make_task(
+    options: TaskConfig, tokenizer: Any, *, max_length: int, stride: int | None = None, config: Any = None
+) -> Task:
+    """The task that `options.name` names, with the options its row fixes.
+
+    Args:
+        config: the model's Hugging Face configuration; tasks that write must know it (`Task.meet`). None for a task
+            that is restored from what was saved.
+    """
     row = find_row(options.name)
     name = options.name.lower().replace("_", "-")
     target = row.regression if options.regression and row.regression else row.target
     module, _, attribute = target.partition(":")
     cls = getattr(import_module(module), attribute)
-    return cls(options.model_copy(update={**row.fixed, "name": name}), tokenizer, max_length=max_length, stride=stride)
+    options = options.model_copy(update={**row.fixed, "name": name})
+    task = cls(options, tokenizer, max_length=max_length, stride=stride)
+    if config is not None:
+        task.meet(config)
+    return task

@@ -1,150 +1,164 @@
-"""A text with blanks → the text with its blanks filled (GLM). Knows no model; how tokens are chosen is `generate`'s.
+"""A text → the same with its masks filled, or written on: the task `lm`, by any model that writes.
 
-A text without a mask is written on from its end. Writing tasks are not trained themselves: the model learns to fill
-blanks by the task `blank-infilling`.
+What it learns are whole texts (a `prompt` in front of one is read and not learned), and it is measured by their loss.
+It knows no model; how tokens are chosen is `generate`'s, how a GLM and a T5 fill masks is `blanks`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from flagai.data.batching import pad
 from flagai.data.example import Example
 from flagai.data.record import Record
-from flagai.errors import CheckpointError, ConfigError, DataError, FlagaiError, ModelError
-from flagai.models.glm.commands import MASKS
-from flagai.models.glm.inputs_checks import check_control_tokens, check_masks, check_number_of_masks
-from flagai.tasks.base import Arrays, HeadSpec, Task, need_text
-from flagai.tasks.masks import join, split
+from flagai.errors import DataError
+from flagai.tasks.arrangements import facts_of
+from flagai.tasks.base import Arrays, need_text
+from flagai.tasks.blanks import Draft, GLMBlanks, SentinelBlanks
+from flagai.tasks.decoding import NOTHING, answers_in, filling_arrays
+from flagai.tasks.generation import Aim, GenerationTask
 from flagai.tasks.results import Writing
 
 if TYPE_CHECKING:
     import torch
 
-    from flagai.generate.blanks import OnToken
-    from flagai.generate.options import GenerationOptions
+__all__ = ["NOTHING", "Draft", "WritingTask", "the_text"]
 
-_BETWEEN_WIDE: Final = re.compile(r"(?<=[\u2e80-\uffef])\s+|\s+(?=[\u2e80-\uffef])")
 _HALF: Final = re.compile(r"[\ud800-\udfff]")
-NOTHING: Final = -1
-"""fills up the arrays of answers"""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What the model reads for a record, and what of it the user sees again.
-
-    Args:
-        context: the text with masks.
-        hidden: how many characters at its start the user did not write and does not want to see.
-    """
-
-    context: str
-    hidden: int = 0
-
-
-class WritingTask(Task):
+class WritingTask(GenerationTask):
     """Texts filled and written on.
 
-    Attributes:
-        generation: how tokens are chosen; may be set to other `GenerationOptions` at any time; saved with a model.
-        on_token: called with (record, number of its blank, token id) as tokens are chosen.
+    A GLM fills masks ([MASK], [sMASK], [gMASK]) in order, a T5 all at once; a text without a mask is written on from
+    its end. Other encoder-decoders answer a text, decoders write it on, whatever masks are in it.
     """
 
     name: ClassVar[str] = "lm"
-    kind: ClassVar[Literal["text", "pair", "entities"]] = "text"
-    used_options: ClassVar[frozenset[str]] = frozenset()
-    outputs: ClassVar[tuple[str, ...]] = ("answers", "logprobs", "lengths")
-    metric_names: ClassVar[tuple[str, ...]] = ()
-    writes: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, Any]] = {}
-    """generation options of this task that differ from `GenerationOptions`' own"""
+    kind: ClassVar[Literal["text", "pair", "entities", "target"]] = "text"
+    used_options: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
+    measured_by_loss: ClassVar[bool] = True
+    separates: ClassVar[bool] = False
+    templates: ClassVar[Mapping[str, str]] = {"decoder": "{source}"}
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
 
     def __init__(self, options: Any, tokenizer: Any, *, max_length: int, stride: int | None = None) -> None:
-        if not hasattr(tokenizer, "commands"):
-            raise ModelError(
-                f"{type(tokenizer).__name__} has no tokens for blanks",
-                where=f"task {options.name}",
-                expected="a GLM and its tokenizer",
-                fix="writing with other families comes with a later release of flagai 2",
-            )
-        super().__init__(options, tokenizer, max_length=max_length)
-        self._generation: GenerationOptions | None = None
-        self.on_token: OnToken | None = None
+        super().__init__(options, tokenizer, max_length=max_length, stride=stride)
+        self.learning = False
+        """whether records are texts to be learned (after `fit`), not texts to be written on"""
+        if self.family == "glm":  # a GLM's tokenizer says all that filling blanks needs
+            self.facts = facts_of("glm", None, tokenizer, None)
+            self.pad_id = self.facts.pad
+
+    def _take_stride(self, stride: int | None) -> None:
+        """Long texts are learned in windows, of which the last tokens of one are read in front of the next."""
+        self.stride = stride
 
     @property
-    def generation(self) -> GenerationOptions:
-        from flagai.generate.options import GenerationOptions
-
-        return self._generation or GenerationOptions(**self.defaults)
-
-    @generation.setter
-    def generation(self, options: GenerationOptions) -> None:
-        self._generation = options
-
-    @property
-    def best_metric(self) -> str:
-        return "loss"
+    def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("perplexity",)
 
     @property
     def label_required(self) -> bool:
         return False
 
-    def head(self) -> HeadSpec:
-        return HeadSpec(body="conditional-generation", num_labels=0)
+    @property
+    def blanks(self) -> GLMBlanks | SentinelBlanks | None:
+        """How masks are filled, None where the family knows no masks."""
+        if self.family == "glm":
+            return GLMBlanks(self.tokenizer)
+        return SentinelBlanks(self.tokenizer) if self.family == "encoder-decoder" else None
 
-    # -- text to tokens -----------------------------------------------------------------------------------------
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def fit(self, records: Sequence[Record]) -> None:
+        """From now on records are texts to be learned."""
+        self.learning = True
+
+    def lesson(self, record: Record) -> tuple[str, str]:
+        """What is read and what is learned of a record. Raises DataError for an empty text."""
+        text = need_text(record, "text")
+        if not text.strip():
+            raise DataError("the text is empty", where=record.where, expected="a text to learn")
+        return ("" if record.get("prompt") is None else need_text(record, "prompt")), text
+
+    def _lessons(self, records: Sequence[Record], start: int) -> list[list[Example]]:
+        lessons = [self.lesson(record) for record in records]
+        prompts = self._framer.texts([prompt for prompt, _ in lessons])
+        texts = self._framer.texts([text for _, text in lessons])
+        return [
+            list(self._windows(prompt, text, start + i))
+            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+        ]
+
+    def _windows(self, prompt: list[int], text: list[int], index: int) -> Iterator[Example]:
+        """(prompt → text) where both fit, else windows that go on from the last `stride` tokens of those before."""
+        facts = self._known()[1]
+        row, at, window = [*prompt, *text, facts.end], len(prompt), 0
+        context = prompt
+        while at < len(row):
+            source = self._framer.frame(context) or [facts.end]  # GPT-2 reads its end of text before a new one
+            most = self.max_length if self.arrangement.apart else self.max_length - len(source)
+            if most < 2:
+                raise DataError(
+                    f"the prompt has {len(source)} tokens",
+                    expected=f"less than {self.max_length}",
+                    fix="shorten it, or raise data.max_length",
+                )
+            target = tuple(row[at : at + most])
+            at += len(target)
+            yield Example(
+                input_ids=source, record=index, target=Aim((target,)), window=window, target_slots=len(target)
+            )
+            context, window = row[max(0, at - max(self.stride or 0, 1)) : at], window + 1
+
+    def gold(self, record: Record) -> None:
+        """The text is its own answer."""
+
+    def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
+        """None of what was written: the loss says how well texts are known."""
+        return {}
+
+    def describe(self, results: Sequence[Any], golds: Sequence[Any], records: Sequence[Record]) -> dict[str, Any]:
+        return {"intervals": {}}
+
+    # -- text to tokens ------------------------------------------------------------------------------------------
 
     def draft(self, record: Record) -> Draft:
-        """The text as it is; without a mask one is put behind it, as the original does.
-
-        White space between the two would be read by no vocabulary; WordPiece answers want one after a Latin word.
-        """
+        """The text as it is, or with a mask behind it where a GLM is to write it on."""
         text = the_text(record)
         if not text.strip():
             raise DataError("the text is empty", where=record.where, expected="a text to fill or to write on")
-        if split(text).masks:
-            return Draft(text)
-        space = " " if self.tokenizer.glm_layout == "bert" and text[-1].isascii() and text[-1].isalnum() else ""
-        return Draft(text + space + self.last_mask)
-
-    @property
-    def last_mask(self) -> str:
-        """The mask behind which anything long may follow."""
-        return MASKS[0] if self.tokenizer.commands.gmask is None else "[gMASK]"
+        return Draft(text) if self.blanks is None else self.blanks.draft(text)
 
     def encode_many(self, records: Sequence[Record], *, start: int = 0) -> list[list[Example]]:
-        """One example a record; texts are never cut.
+        """One example a record; texts to be written on are never cut.
 
         Raises:
             DataError: an empty text, a mask that the vocabulary lacks, too many masks, control tokens in the text, or a
                 text beyond the model.
         """
+        if self.learning:
+            return self._lessons(records, start)
         seen: Counter[tuple[int, ...]] = Counter()
         examples = []
         for i, record in enumerate(records):
             ids = self._ids(record)
-            # Equal texts draw different random numbers: `target` says which of them it is.
-            examples.append([Example(input_ids=ids, record=start + i, target=seen[tuple(ids)])])
+            # Equal texts draw different random numbers: the aim says which of them it is.
+            examples.append([Example(input_ids=ids, record=start + i, target=Aim((), seen[tuple(ids)]))])
             seen[tuple(ids)] += 1
         return examples
 
     def _ids(self, record: Record) -> list[int]:
-        from flagai.generate.prompts import make_prompt
-
-        draft, commands = self.draft(record), self.tokenizer.commands
-        check_masks(draft.context, commands, where=record.where)
-        ids = list(self.tokenizer.encode_context(draft.context))
-        prompt = make_prompt(ids, commands, where=record.where)
-        check_number_of_masks(len(prompt.blanks), len(split(draft.context).masks), where=record.where)
-        check_control_tokens(ids, commands, where=record.where)
+        draft = self.draft(record)
+        if self.blanks is None:
+            ids = self._framer.frame(self._framer.texts([draft.context])[0])
+        else:
+            ids = self.blanks.encode(draft.context, self._framer, where=record.where)
         if len(ids) > self.max_length:
             raise DataError(
                 f"the text has {len(ids)} tokens",
@@ -154,113 +168,75 @@ class WritingTask(Task):
             )
         return ids
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-        """Contexts padded on the right, the numbers of their records, and which of equal texts each is."""
-        return {
-            "input_ids": pad([list(example.input_ids) for example in examples], self.pad_id),
-            "attention_mask": pad([[1] * len(example) for example in examples], 0),
-            "record": np.array([example.record for example in examples]),
-            "copy": np.array([example.target or 0 for example in examples]),
-        }
+    def check_fits(self, examples: Sequence[Example], records: Sequence[Record], *, trained: bool = False) -> None:
+        """Every text fits: a long one is learned in several windows, and one beyond the model is refused at once."""
 
-    # -- tokens to more tokens ----------------------------------------------------------------------------------
+    # -- tokens to more tokens, and to text ----------------------------------------------------------------------
 
     def generate(self, model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        """What stands in the blanks of each context.
+        """What is written for each text.
 
         Returns:
             `answers` int64 [batch, sequences, blanks, tokens], without ends, filled up with -1; `logprobs` float64 and
             `lengths` int64 [batch, sequences, blanks]: Σ log p and number of the chosen tokens, ends counted.
         """
-        from flagai.generate.blanks import fill
-
-        rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
-        records = batch["record"].tolist()
-        fillings = fill(
-            model,
-            [ids[:length] for ids, length in rows],
-            commands=self.tokenizer.commands,
-            options=self._complete(model),
-            copies=batch["copy"].tolist(),
-            on_token=self._numbered(records) if self.on_token is not None else None,
+        rows = zip(batch["input_ids"].tolist(), batch["prompt_length"].tolist(), strict=True)
+        contexts = [ids[:length] for ids, length in rows]
+        prompts = [GLMBlanks(self.tokenizer).prompt(ids) if self.family == "glm" else self.arrangement.prompt(ids)
+                   for ids in contexts]  # fmt: skip
+        return filling_arrays(
+            self.write(model, prompts, copies=batch["copy"].tolist(), records=batch["record"].tolist())
         )
-        return _arrays(fillings)
 
-    def _complete(self, model: Any) -> GenerationOptions:
-        """The options, with the tokens suppressed that stand for no text."""
-        import dataclasses
-
-        tokenizer, options = self.tokenizer, self.generation
-        size = int(getattr(getattr(model, "config", None), "vocab_size", None) or len(tokenizer))
-        commands = tokenizer.commands
-        textless = {commands.unk, tokenizer.unk_token_id, commands.sep} - {None, commands.eos, commands.eop}
-        beyond = range(len(tokenizer), size)  # rows that round the embedding up
-        suppressed = sorted({*options.suppress_tokens, *textless, *beyond})
-        return dataclasses.replace(options, suppress_tokens=tuple(suppressed))
-
-    def _numbered(self, records: Sequence[int]) -> OnToken:
-        told = self.on_token
-        assert told is not None
-        return lambda row, blank, token: told(records[row], blank, token)
-
-    # -- tokens to text -----------------------------------------------------------------------------------------
+    def textless_ids(self) -> set[int]:
+        """A T5 writes the signs of its blanks."""
+        signs = self.blanks.signs if isinstance(self.blanks, SentinelBlanks) else ()
+        return super().textless_ids() - set(signs)
 
     def decode(self, rows: Sequence[Arrays], examples: Sequence[Example], record: Record) -> Any:
         """A `Writing`, or a tuple of them where several sequences were asked for."""
         row, draft = rows[0], self.draft(record)
+        sequences = zip(row["answers"], row["logprobs"], row["lengths"], strict=True)
         found = tuple(
-            self._writing(draft, answers, logprobs, lengths)
-            for answers, logprobs, lengths in zip(row["answers"], row["logprobs"], row["lengths"], strict=True)
+            self._writing(draft, list(answers_in({"answers": a, "logprobs": p, "lengths": n})), float(p.sum()), n.sum())
+            for a, p, n in sequences
         )
         return found if self.generation.num_return_sequences > 1 else found[0]
 
-    def _writing(self, draft: Draft, answers: np.ndarray, logprobs: np.ndarray, lengths: np.ndarray) -> Writing:
-        pieces = split(draft.context)
-        texts = [self.text_of([int(i) for i in one if i != NOTHING]) for one in answers[: len(pieces.masks)]]
-        score = math.exp(float(logprobs.sum()) / max(int(lengths.sum()), 1))
-        return Writing(join(pieces, texts)[draft.hidden :], tuple(text.strip() for text in texts), score)
+    def _writing(self, draft: Draft, answers: list[tuple[list[int], float]], logprob: float, length: int) -> Writing:
+        score = float(np.exp(logprob / max(int(length), 1)))
+        ids = [one for one, _ in answers]
+        if self.blanks is not None:
+            text, blanks = self.blanks.joined(draft, ids, lambda one: self.cut(self.text_of(one)))
+        else:
+            text, blanks = self._written_on(draft, ids[0])
+        return Writing(text, blanks, score)
 
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """The text of an answer; white space at its start says that it is a new word."""
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        # WordPiece puts a space between any two tokens, Chinese characters too.
-        return _BETWEEN_WIDE.sub("", text) if self.tokenizer.glm_layout == "bert" else text
+    def _written_on(self, draft: Draft, ids: list[int]) -> tuple[str, tuple[str, ...]]:
+        if self.family != "decoder":
+            answer = self.cut(self.text_of(ids)).strip()
+            return answer, (answer,)
+        answer = self.cut(self.going_on(draft.context, ids))
+        return (draft.context + answer)[draft.hidden :], (answer.strip(),)
 
-    # -- what a run would ask ----------------------------------------------------------------------------------
+    def going_on(self, text: str, ids: list[int]) -> str:
+        """What is new where tokens follow a text: white space between the two belongs to it."""
+        before = self._framer.texts([text])[0]
+        old, whole = self.text_of(before), self.text_of([*before, *ids])
+        return whole[len(old) :] if whole.startswith(old) else self.text_of(ids)
 
-    def fit(self, records: Sequence[Record]) -> None:
-        raise self._not_yet("trained", "task: blank-infilling trains the model that writes")
-
-    def targets(self, examples: Sequence[Example], length: int) -> dict[str, np.ndarray]:
-        raise self._not_yet("trained")
-
-    def loss(self, outputs: Any, batch: Any) -> tuple[Any, Any]:
-        raise self._not_yet("trained")
-
-    def gold(self, record: Record) -> Any:
-        raise self._not_yet("measured", "measure the model with the task blank-infilling")
-
-    def metrics(self, results: Sequence[Any], golds: Sequence[Any]) -> dict[str, float]:
-        return {}
-
-    def describe(self, results: Sequence[Any], golds: Sequence[Any], records: Sequence[Record]) -> dict[str, Any]:
-        return {"intervals": {}}
-
-    def _not_yet(self, verb: str, fix: str = "") -> FlagaiError:
-        return ConfigError(f"the task {self.options.name!r} is not {verb} in this version", where="task.name", fix=fix)
+    # -- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """How tokens are chosen, where that was changed."""
-        return {} if self._generation is None else {"generation": asdict(self._generation)}
+        """What depends on the model, and how tokens are chosen; of a GLM's model nothing need be known."""
+        return super(GenerationTask, self).state() if self.family == "glm" else super().state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        from flagai.generate.options import make_options
-
-        if "generation" in state:
-            try:
-                self._generation = make_options(state["generation"])
-            except ConfigError as error:
-                raise CheckpointError(f"the saved options of generation are damaged: {error.found}") from error
+        """Take over what `state` gave; of a task saved before models had families, what it says of decoding."""
+        if "family" in state:
+            super().restore(state)
+        else:
+            super(GenerationTask, self).restore(state)
 
 
 def the_text(record: Record) -> str:
@@ -276,24 +252,3 @@ def the_text(record: Record) -> str:
             fix="read or cut the text again as whole characters",
         )
     return text
-
-
-def _arrays(fillings: Sequence[Sequence[Sequence[Any]]]) -> dict[str, np.ndarray]:
-    blanks = max(len(filling) for one in fillings for filling in one)
-    tokens = max(len(answer.tokens) for one in fillings for filling in one for answer in filling)
-    shape = (len(fillings), max(map(len, fillings)), blanks)
-    answers, logprobs, lengths = np.full((*shape, tokens), NOTHING), np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    for place, answer in _each(fillings):
-        answers[(*place, slice(len(answer.tokens)))] = answer.tokens
-        logprobs[place] = answer.logprob
-        lengths[place] = len(answer.tokens) + answer.ended
-    return {"answers": answers, "logprobs": logprobs, "lengths": lengths}
-
-
-def _each(fillings: Sequence[Sequence[Sequence[Any]]]) -> list[tuple[tuple[int, int, int], Any]]:
-    return [
-        ((i, j, k), answer)
-        for i, one in enumerate(fillings)
-        for j, filling in enumerate(one)
-        for k, answer in enumerate(filling)
-    ]

@@ -9,9 +9,13 @@ from typing import Any
 
 from flagai.auto import id2label, load_saved, locate, most_tokens, settle
 from flagai.config import RunConfig
+from flagai.data.record import Record
 from flagai.errors import ConfigError, ModelError
+from flagai.generate.options import make_options
 from flagai.models.checkpoints import weights_sha256
 from flagai.tasks.base import Task
+from flagai.tasks.decoding import Decoding
+from flagai.tasks.generation import GenerationTask
 from flagai.tasks.table import find_row, make_task
 from flagai.train.checkpoint import Checkpoint
 from flagai.train.prepare import read_split, training_file
@@ -66,9 +70,9 @@ def ingredients(
         tokenizer = build_tokenizer(_tokenizer_folder(config, folder, offline))
     if model is None and folder is None:
         hf_config.vocab_size = len(tokenizer)
-    tokenizer_fits(tokenizer, hf_config)
+    tokenizer_fits(tokenizer, hf_config, needs_pad=not find_row(config.task.name).writes)
     if task is None:
-        task = _task(config, folder, tokenizer, most_tokens(tokenizer, hf_config))
+        task = _task(config, folder, tokenizer, hf_config)
     return Ingredients(folder, tokenizer, task)
 
 
@@ -135,10 +139,19 @@ def _from_characters(config: RunConfig) -> Any:
             fix="remove model.tokenizer",
         )
     path = training_file(config)
-    texts = [record.text for record in read_split(config.data, path, find_row(config.task.name).kind, "train")]
+    kind = find_row(config.task.name).kind
+    # Whether labels may be missing is the task's to say, and it is asked once there is a tokenizer.
+    records = read_split(config.data, path, kind, "train", label_required=False)
+    texts = [text for record in records for text in (record.text, *(_targets(record) if kind == "target" else ()))]
     limit = config.model.config.get("max_position_embeddings", 512)
     with tempfile.TemporaryDirectory() as folder:
         return character_tokenizer(texts, folder, model_max_length=limit)
+
+
+def _targets(record: Record) -> list[str]:
+    """What is to be written for a record."""
+    label = record.get("label")
+    return [text for text in (label if isinstance(label, list) else [label]) if isinstance(text, str)]
 
 
 def _folder(config: RunConfig, offline: bool) -> Path:
@@ -165,8 +178,8 @@ def _tokenizer_folder(config: RunConfig, folder: Path | None, offline: bool) -> 
     return folder
 
 
-def _task(config: RunConfig, folder: Path | None, tokenizer: Any, limit: int) -> Task:
-    wanted = config.data.max_length
+def _task(config: RunConfig, folder: Path | None, tokenizer: Any, hf_config: Any) -> Task:
+    limit, wanted = most_tokens(tokenizer, hf_config), config.data.max_length
     if wanted is not None and wanted > limit:
         raise ConfigError(
             f"data.max_length is {wanted}, but the model reads {limit} tokens",
@@ -177,6 +190,25 @@ def _task(config: RunConfig, folder: Path | None, tokenizer: Any, limit: int) ->
     options = settle(config.task, folder)
     if options.pooling is None and config.model.pooling is not None:
         options = options.model_copy(update={"pooling": config.model.pooling})
-    task = make_task(options, tokenizer, max_length=wanted or limit, stride=config.data.stride)
+    task = make_task(options, tokenizer, max_length=wanted or limit, stride=config.data.stride, config=hf_config)
     task.may_cut = wanted is not None
+    _set_writing(config, task)
     return task
+
+
+def _set_writing(config: RunConfig, task: Task) -> None:
+    """The settings of a run that only tasks that write understand; an error for others."""
+    learns = isinstance(task, GenerationTask)
+    if isinstance(task, Decoding) and config.generate:
+        task.generation = make_options(config.generate, task.generation)
+    if learns and config.data.max_target_length is not None:
+        task.max_target_length = config.data.max_target_length
+    idle = {
+        "generate": bool(config.generate) and not isinstance(task, Decoding),
+        "data.max_target_length": config.data.max_target_length is not None and not learns,
+        "train.eval_written": config.train.eval_written is not None and not learns,
+    }
+    for key in (key for key, set_for_nothing in idle.items() if set_for_nothing):
+        raise ConfigError(
+            f"{key} means nothing to the task {task.options.name!r}, which writes no text", where=key, fix="take it out"
+        )

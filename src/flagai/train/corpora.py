@@ -257,10 +257,16 @@ def _refuse_stride(data: DataConfig) -> None:
         )
 
 
-def refuse_corpus_settings(config: RunConfig) -> None:
-    """Raise ConfigError for settings of corpora in a run whose task learns from labelled records."""
+def refuse_corpus_settings(config: RunConfig, *, prompts: bool = False) -> None:
+    """Raise ConfigError for settings of corpora in a run whose task learns from records.
+
+    Args:
+        prompts: whether the task reads prompts all the same.
+    """
     data = config.data
-    used = {"mixture": data.mixture, "join_documents": data.join_documents, "columns.prompt": data.columns.prompt}
+    used = {"mixture": data.mixture, "join_documents": data.join_documents}
+    if not prompts:
+        used["columns.prompt"] = data.columns.prompt
     for key, value in used.items():
         if value:
             raise ConfigError(

@@ -36,9 +36,21 @@ def _mean(total: float, count: float) -> float:
     return total / count if count else 0.0
 
 
+def _useful(batch: dict[str, Any]) -> int:
+    """Tokens that are no pads; of a mask [B, 1, L, L] those that see themselves."""
+    mask = batch["attention_mask"]
+    return int((mask if mask.ndim == 2 else mask.diagonal(axis1=-2, axis2=-1)).sum())
+
+
 def choose_metric(config: TrainConfig, task: Task) -> str:
     """The metric by which the best model is chosen. Raises ConfigError for one the task does not have."""
     name, known = config.best_metric or task.best_metric, (*task.metric_names, "loss")
+    if name != "loss" and config.eval_written == 0:
+        raise ConfigError(
+            f"the best model is chosen by {name!r}, and train.eval_written is 0: nothing is written to measure it by",
+            where="train.eval_written",
+            expected="a number of records, or train.best_metric: loss",
+        )
     if name in known:
         return name
     raise ConfigError(
@@ -133,7 +145,7 @@ class Loop:
             self._task.collate_training([examples[i] for i in part], epoch=epoch, seed=self._config.seed)
             for part in parts
         ]
-        useful = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
+        useful = sum(map(_useful, micro_batches))
         return micro_batches, (useful, sum(batch["input_ids"].size for batch in micro_batches), len(indices))
 
     def _step(

@@ -11,6 +11,7 @@ from flagai.config import DataConfig, RunConfig
 from flagai.data.audit import Audit, audit
 from flagai.data.corpus import is_corpus
 from flagai.data.example import Example
+from flagai.data.readers.parallel import is_parallel
 from flagai.data.record import Record
 from flagai.data.records import Kind, data_hash, file_sha256, find_splits, read_records
 from flagai.data.splits import split_records
@@ -69,7 +70,7 @@ def read_sources(config: RunConfig, task: Task, tell: Tell) -> Sources | CorpusS
     files = _files(config.data)
     if task.from_corpus:
         return read_corpora(config, task, files, tell)
-    refuse_corpus_settings(config)
+    refuse_corpus_settings(config, prompts=task.measured_by_loss)
     records = {
         split: read_split(config.data, path, task.kind, split, label_required=task.label_required)
         for split, path in files.items()
@@ -138,7 +139,10 @@ def audit_splits(task: Task, sources: Sources, examples: Mapping[str, Sequence[E
 
 def _audit(task: Task, sources: Sources, encode: Callable[[Record, int], list[Example]] | None) -> Audit:
     labels, length = task.label_names(), task.max_length
-    return audit(sources.records, encode, labels=labels, max_length=length, label_of=task.labels_of)
+    one_label = task.kind != "target"
+    return audit(
+        sources.records, encode, labels=labels, max_length=length, label_of=task.labels_of, one_label=one_label
+    )
 
 
 def _tell_all(report: Audit, tell: Tell) -> None:
@@ -149,7 +153,7 @@ def _tell_all(report: Audit, tell: Tell) -> None:
 def _files(data: DataConfig) -> dict[str, str]:
     files = {split: path for split in ("train", "eval", "test") if (path := getattr(data, split)) is not None}
     train = files.get("train")
-    if train is not None and Path(train).is_dir() and not is_corpus(train):
+    if train is not None and Path(train).is_dir() and not is_corpus(train) and not is_parallel(Path(train)):
         found = {split: str(path) for split, path in find_splits(train).items()}
         if "train" not in found:
             raise DataError("the folder has no training file", where=train, expected="train.jsonl, train.csv, …")

@@ -11,6 +11,7 @@ from typing import Any
 
 from flagai.config import RunConfig
 from flagai.data.record import Record
+from flagai.measure.baselines import best_untrained
 from flagai.measure.intervals import Interval
 from flagai.report.card import model_card
 from flagai.report.page import save
@@ -87,10 +88,11 @@ def build(summary: Summary, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "metrics": {m.split: _measured(summary, m) for m in summary.measured},
         "best_metric": summary.best_metric,
-        "baseline": _majority(summary, last),
+        "baseline": _untrained(summary, last) if described.get("writing") else _majority(summary, last),
         "confusion": described.get("confusion"),
         "per_label": described.get("per_label", []),
         "errors": described.get("errors", []),
+        "writing": described.get("writing"),
         "speed": _speed(summary),
         "model_info": _model_info(summary),
         "environment": summary.environment,
@@ -126,6 +128,14 @@ def _majority(summary: Summary, last: Measurement | None) -> dict[str, Any] | No
     label, _ = Counter(summary.train_golds).most_common(1)[0]
     share = sum(gold == label for gold in last.golds) / len(last.golds)
     return {"name": f"always {label!r}", "metrics": {"accuracy": share}}
+
+
+def _untrained(summary: Summary, last: Measurement | None) -> dict[str, Any] | None:
+    """What the source itself, or its beginning, would reach as an answer: the best of them."""
+    if last is None:
+        return None
+    name, metrics = best_untrained([record.text for record in last.records], last.golds, summary.train_golds)
+    return {"name": name, "metrics": metrics}
 
 
 def _speed(summary: Summary) -> dict[str, float]:

@@ -97,7 +97,9 @@ class Trainer:
         start = self._newest() if continues else None
         strategy = SingleProcess(device=self.config.train.device, precision=self.config.train.precision)
         torch.manual_seed(self.config.train.seed)
-        model = self._packed(self._build(start))
+        model = self._build(start)
+        self.task.check_model(model)
+        model = self._packed(model)
         facts = environment(str(strategy.device), strategy.precision)
         if start is not None:
             self._warn_of_other_bits(start, strategy)
@@ -155,6 +157,12 @@ def batch_plan(train: TrainConfig, data: Prepared) -> BatchPlan:
         seed=train.seed,
         data_hash=data.hash,
     )
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """At most so many of 0 … total - 1, evenly spread."""
+    count = min(total, most)
+    return [i * total // count for i in range(count)]
 
 
 BEST = "best.json"
@@ -233,7 +241,26 @@ class _Run:
         """Metrics and mean loss of the current weights on the evaluation data."""
         if "eval" not in self.data.examples:
             return None
-        return self._measure_split("eval", self.task, self.strategy.evaluate, self.loop.evaluation_progress).metrics
+        progress = self.loop.evaluation_progress
+        if self.task.measured_by_loss:
+            return self._measure_split("eval", self.task, self.strategy.evaluate, progress).metrics
+        most = self.config.train.eval_written
+        if most is None or not self.task.writes:
+            return self._measure_split("eval", self.task, self.strategy.evaluate, progress).metrics
+        return self._measure_part(most, progress)
+
+    def _measure_part(self, most: int, progress: Callable[[int, int], None]) -> dict[str, float]:
+        """The loss of all evaluation data, and the other metrics of as many records as are written to on the way."""
+        evaluate, examples = self.strategy.evaluate, self.data.examples["eval"]
+        loss = predict_loop.mean_loss(self.task, evaluate, examples, progress=progress)
+        metrics = {} if loss is None else {"loss": loss}
+        chosen = evenly(len(self.data.sources.records["eval"]), most)
+        if not chosen:
+            return metrics
+        records = [self.data.sources.records["eval"][i] for i in chosen]
+        windows = [window for i, record in enumerate(records) for window in self.task.encode(record, i)]
+        results = predict_loop.answer(self.task, evaluate, windows, records, progress=progress).results
+        return self.task.metrics(results, [self.task.gold(record) for record in records]) | metrics
 
     def _measure_split(
         self,
@@ -244,6 +271,10 @@ class _Run:
     ) -> Measurement:
         examples, records = self.data.examples[split], self.data.sources.records[split]
         began = time.perf_counter()
+        if task.measured_by_loss:
+            loss = predict_loop.mean_loss(task, evaluate, examples, progress=progress)
+            seconds = time.perf_counter() - began
+            return Measurement(split, records, [], [], predict_loop.loss_metrics(loss), seconds)
         answers = predict_loop.answer(task, evaluate, examples, records, with_loss=True, progress=progress)
         seconds = time.perf_counter() - began
         golds = [task.gold(record) for record in records]

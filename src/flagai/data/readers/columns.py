@@ -11,7 +11,8 @@ from flagai.data.readers.spans import is_spans
 from flagai.data.readers.tags import parse_tag
 from flagai.errors import DataError
 
-Kind = Literal["text", "pair", "entities", "auto"]
+Kind = Literal["text", "pair", "entities", "target", "auto"]
+""""target": a text and what is to be written for it"""
 
 # Nearest meaning first. Names are compared in lower case with every other character than letters and digits removed.
 _TEXT: Final = (
@@ -58,7 +59,30 @@ _LABEL: Final = (
 )
 _ENTITIES: Final = ("entities", "spans", "nertags", "tags", "label", "labels", "ner", "bio", "实体", "标签")
 _TOKENS: Final = ("tokens", "words", "chars", "characters")
+# Of what is written. The second lists hold names that mean one thing alone and another beside a partner: a `title` is a
+# target beside a `content`, and a `question` beside a `context`.
+_TARGET: Final = (
+    *(
+        "target",
+        "targets",
+        "tgt",
+        "summary",
+        "summaries",
+        "highlights",
+        "headline",
+        "abstractive",
+        "output",
+        "response",
+    ),
+    *("completion", "reference", "label", "second", "out", "目标", "摘要", "标题", "下联", "输出"),
+)
+_LOOSE_TARGET: Final = ("title", "question", "answer", "reply", "tldr", "abstract", "keywords")
+_SOURCE: Final = (
+    *("source", "src", "document", "article", "dialogue", "dialog", "abst", "input", "first", "in", "原文", "正文"),
+    *("上联", "输入"),
+)
 _NAMES: Final = frozenset((*_TEXT, *_PAIR, *_LABEL, *_ENTITIES, *_TOKENS))
+_WRITTEN: Final = frozenset((*_TARGET, *_LOOSE_TARGET, *_SOURCE)) - {"in", "out", "first", "second"}
 _NOT_WORD: Final = re.compile(r"[\W_]+")
 
 
@@ -69,6 +93,16 @@ def _plain(name: str) -> str:
 def is_known(name: str) -> bool:
     """Whether a column name is one that text, pair, label or entity columns commonly have."""
     return _plain(name) in _NAMES
+
+
+def is_known_of_targets(name: str) -> bool:
+    """The same where rows are known to be sources and targets."""
+    return _plain(name) in _NAMES or _plain(name) in _WRITTEN
+
+
+def names_a_target(name: str) -> bool:
+    """Whether a column name is one that texts to be written commonly have."""
+    return _plain(name) in _TARGET or _plain(name) in _LOOSE_TARGET
 
 
 def guess_columns(
@@ -88,6 +122,8 @@ def guess_columns(
     names = {_plain(name): name for name in reversed(header)}
     if kind == "entities":
         return _entity_columns(names, first_rows)
+    if kind == "target":
+        return _target_columns(names)
     pair = _first(names, _PAIR) or (_first(names, _LOOSE_PAIR) if kind == "pair" else None)
     partner = _FIRST_OF_PAIR.get(_plain(pair)) if pair else None
     text = names.get(partner or "") or _first(names, [name for name in _TEXT if names.get(name) != pair])
@@ -95,6 +131,23 @@ def guess_columns(
     if text is None and label is not None and len(header) == 2:
         text = next(name for name in header if name != label)
     return _set(text=text, text_pair=pair if kind == "pair" else None, label=label)
+
+
+def _target_columns(names: Mapping[str, str]) -> dict[str, str]:
+    """What is read and what is written; a column with neither name is left where there are two."""
+    label = _first(names, _TARGET) or _first(names, _LOOSE_TARGET)
+    text = next(
+        (
+            names[name]
+            for name in (*_SOURCE, "context", "content", *_TEXT, *_LOOSE_TARGET)
+            if name in names and names[name] != label
+        ),
+        None,
+    )
+    others = [name for name in names.values() if name not in (text, label)]
+    if len(names) == 2 and (text is None) != (label is None):
+        text, label = text or others[0], label or others[0]
+    return _set(text=text, label=label)
 
 
 def _entity_columns(names: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

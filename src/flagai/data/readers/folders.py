@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from flagai.data.readers.files import read_text, require_file, suffix_of
 from flagai.data.readers.jsons import Row
+from flagai.data.readers.parallel import PARTNERS, is_parallel
 from flagai.data.readers.tokens import Sentence
 from flagai.errors import DataError
 
@@ -24,7 +25,7 @@ _SHARD: Final = re.compile(r"-00000-of-00001$")
 
 
 def find_splits(folder: str | Path) -> dict[str, Path]:
-    """Which of `train`, `eval` and `test` a folder holds, as files or as folders with `seq.in`.
+    """Which of `train`, `eval` and `test` a folder holds, as files or as folders (`seq.in`, or `in.txt` and `out.txt`).
 
     A split is recognised by its name: train, dev, val, valid, validation, eval, test, with a suffix that is read,
     `.gz` or not.
@@ -62,9 +63,9 @@ def find_splits(folder: str | Path) -> dict[str, Path]:
 
 def _split_of(entry: Path) -> Split | None:
     if entry.is_dir():
-        return _NAMES.get(entry.name.lower()) if is_sequence_folder(entry) else None
+        return _NAMES.get(entry.name.lower()) if is_sequence_folder(entry) or is_parallel(entry) else None
     suffix, zipped = suffix_of(entry)
-    if suffix not in SUFFIXES:
+    if suffix not in SUFFIXES and suffix not in PARTNERS:
         return None
     stem = Path(entry.stem).stem if zipped else entry.stem
     return _NAMES.get(_SHARD.sub("", stem.lower()))
