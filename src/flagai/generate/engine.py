@@ -133,10 +133,12 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Finished]:
         """Read new prompts, choose a token for every row, and feed them; the requests that this finished."""
-        self._admit()
-        moves = [(lane, self._advance(lane)) for lane in self._lanes.values() if lane.rows]
-        finished = [one for _, move in moves for one in self._settle(move)]
-        self._feed(moves)
+        # Weights are used in the type they have: autocast would turn every one of them anew for every token.
+        with torch.autocast(self._writer.device.type, enabled=False):
+            self._admit()
+            moves = [(lane, self._advance(lane)) for lane in self._lanes.values() if lane.rows]
+            finished = [one for _, move in moves for one in self._settle(move)]
+            self._feed(moves)
         self._lanes = {key: lane for key, lane in self._lanes.items() if lane.open}
         return finished
 

@@ -63,23 +63,19 @@ class Decoding:
             copies: for each prompt its number among equal ones.
             records: for each prompt the number of its record, for `on_token`.
         """
-        import torch
 
         from flagai.generate.generate import write
 
         told = self.on_token
         on_token = None if told is None else (lambda row, blank, token: told(records[row], blank, token))
-        kind = torch.device(getattr(model, "device", "cpu")).type
-        # In the type that the weights have: the lean loop calls kernels that autocast knows nothing of.
-        with torch.autocast(kind, enabled=False):
-            return write(
-                self._writer(model),
-                prompts,
-                self._settled(),
-                tokenizer=self.tokenizer,
-                copies=copies,
-                on_token=on_token,
-            )
+        return write(
+            self._writer(model),
+            prompts,
+            self._settled(),
+            tokenizer=self.tokenizer,
+            copies=copies,
+            on_token=on_token,
+        )
 
     def check_model(self, model: Any) -> None:
         """Refuse a model that cannot write. Raises ModelError."""
