@@ -1,0 +1,93 @@
+"""Parameters, gradients and optimizer states cut into shards: FSDP2 around the layers of a plan. Knows no step.
+
+Each process keeps a part of every parameter; a layer is put together when it computes, and its gradients are summed
+and cut again in backward. Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv:2304.11277); torch's `fully_shard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+
+from flagai.models.plan import Plan, find
+from flagai.parallel.axes import REPLICATE, SHARD, Axes
+
+
+def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = False) -> Sharded:
+    """Cut the parameters of a model in place, layer by layer; what is left is one unit of its own.
+
+    Args:
+        plan: names the layers; without one, `_no_split_modules` of a Hugging Face model does.
+        offload: shards, gradients and optimizer live in the CPU's memory.
+    """
+    mesh = axes.mesh[REPLICATE, SHARD] if axes.sizes.replicate > 1 else axes.mesh[SHARD]
+    policy = CPUOffloadPolicy(pin_memory=axes.device.type == "cuda") if offload else OffloadPolicy()
+    for block in blocks(model, plan):
+        if any(True for _ in block.parameters()):
+            fully_shard(block, mesh=mesh, offload_policy=policy)
+    # The outermost unit is needed again at once in backward: putting it together twice would be waste.
+    fully_shard(model, mesh=mesh, offload_policy=policy, reshard_after_forward=False)
+    for unit in _units(model):
+        unit.set_gradient_divide_factor(1.0)  # sums, not means: the count of the whole batch divides them later
+        unit.set_force_sum_reduction_for_comms(True)
+    return Sharded(model)
+
+
+def blocks(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
+    """The layers of a model: what is put together, or recomputed, at once."""
+    if plan is not None and plan.block is not None:
+        return list(find(model, plan.block).values())
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+class Sharded:
+    """A model whose gradients FSDP sums in every backward; all its processes must run equally many of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def arm(self) -> None:
+        """Nothing to prepare: every micro-batch is summed at once, so that no process keeps whole gradients."""
+
+    def finish(self) -> None:
+        """Nothing is left to send."""
+
+    def close(self) -> None:
+        """Hooks live and die with the model."""
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """All parameters put together, for what calls parts of a model by itself (decoding)."""
+    units = list(_units(model))
+    for unit in units:
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+
+
+def _units(model: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def as_optimizable(optimizer: torch.optim.Optimizer) -> None:
+    """Split parameter groups in place, so that none mixes plain and divided tensors, or two grids of processes.
+
+    torch updates a group in one call, which takes tensors of one kind only.
+    """
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        kinds: dict[Any, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            kinds.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+        groups += [{**group, "params": parameters} for parameters in kinds.values()]
+    optimizer.param_groups[:] = groups

@@ -1,0 +1,186 @@
+"""What the processes of a `world` do: train a tiny model for a few steps under a strategy, and tell what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flagai.data.batching import cut
+from flagai.parallel.axes import Sizes
+from flagai.parallel.native import SingleProcess
+from flagai.parallel.spread import Spread
+from flagai.parallel.strategy import Strategy
+
+VOCABULARY = 96
+ROWS = (8, 7, 6, 8, 5, 8, 3, 8, 1, 8, 8, 2, 8, 7, 8, 8, 4, 8, 1, 5)
+"""examples of each of 20 steps: some batches leave one process without an example"""
+
+
+def _quiet(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def _glm(**more: Any) -> Any:
+    from flagai.models.glm.configuration import GLMConfig
+    from flagai.models.glm.modeling import GLMForConditionalGeneration
+
+    rates = dict.fromkeys(("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0)
+    sizes = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "max_sequence_length": 40}
+    return GLMForConditionalGeneration(GLMConfig(vocab_size=VOCABULARY, **sizes, **rates, **more))
+
+
+def _hugging_face(kind: str, config: str, **values: Any) -> Any:
+    import transformers
+
+    return getattr(transformers, kind)(getattr(transformers, config)(vocab_size=VOCABULARY, **values))
+
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+_BERT = {"max_position_embeddings": 48, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+MODELS: dict[str, Callable[[], Any]] = {
+    "glm": _glm,
+    "bert": lambda: _hugging_face("BertForMaskedLM", "BertConfig", **_SIZES, **_BERT),
+    "classifier": lambda: _hugging_face(
+        "BertForSequenceClassification", "BertConfig", num_labels=3, **_SIZES, **_BERT
+    ),
+    "roberta": lambda: _hugging_face("RobertaForMaskedLM", "RobertaConfig", **_SIZES, **_BERT),
+    "modernbert": lambda: _hugging_face(
+        "ModernBertForMaskedLM", "ModernBertConfig", **_SIZES, local_attention=8, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    ),
+    "gpt2": lambda: _hugging_face(
+        "GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=4, n_head=4, n_positions=48,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
+    ),
+    "opt": lambda: _hugging_face(
+        "OPTForCausalLM", "OPTConfig", hidden_size=32, num_hidden_layers=4, num_attention_heads=4, ffn_dim=64,
+        word_embed_proj_dim=32, max_position_embeddings=48, dropout=0.0,
+    ),
+    "t5": lambda: _hugging_face(
+        "T5ForConditionalGeneration", "T5Config", d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, feed_forward_proj="gated-gelu",
+    ),
+    "llama": lambda: _hugging_face("LlamaForCausalLM", "LlamaConfig", **_SIZES, num_key_value_heads=2),
+    "qwen3": lambda: _hugging_face(
+        "Qwen3ForCausalLM", "Qwen3Config", **_SIZES, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
+    ),
+}
+
+
+def model_of(family: str) -> Any:
+    """A tiny random model, the same in every process; weights large enough for differences to show."""
+    torch.manual_seed(1)
+    model = _quiet(MODELS[family]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+            elif "bias" in name:
+                parameter.normal_(0, 0.1)
+    return model
+
+
+def batch_of(family: str, step: int, part: np.ndarray) -> dict[str, Any]:
+    """One micro-batch: the examples of `part`, each a function of its number, padded to the longest of them."""
+    rows = [np.random.default_rng((step, int(i))) for i in part]
+    lengths = [int(rng.integers(6, 24)) for rng in rows]
+    drawn = [(rng.integers(3, VOCABULARY, 24), rng.random(24), rng.integers(3, VOCABULARY, 24)) for rng in rows]
+    tokens, chance, labels = (np.stack(values)[:, : max(lengths)] for values in zip(*drawn, strict=True))
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = tokens * mask
+    asked = (chance < 0.4) & (mask > 0)
+    asked[:, 1] = True
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "asked": asked, "labels": labels}
+    if family == "glm":
+        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        batch |= {
+            "position_ids": np.stack([places, places // 5], axis=1),
+            "context_length": np.array([length // 2 for length in lengths]),
+            "logits_to_keep": asked,
+        }
+    return batch
+
+
+def loss_of(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy of the tokens that are asked for (or of the rows), and their number."""
+    logits, labels, asked = outputs["logits"], batch["labels"], batch["asked"]
+    if logits.dim() == 2 and logits.shape[-1] != VOCABULARY:
+        return functional.cross_entropy(logits, labels[:, 0] % 3, reduction="sum"), labels.new_tensor(len(logits))
+    kept = logits if logits.dim() == 2 else logits[asked]
+    return functional.cross_entropy(kept, labels[asked], reduction="sum"), asked.sum()
+
+
+def forward_names(model: Any, family: str) -> Any:
+    """T5 reads its labels shifted as the decoder's input."""
+    if family == "t5":
+        original = model.forward
+
+        def forward(input_ids: Tensor, attention_mask: Tensor) -> Any:
+            return original(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=input_ids)
+
+        model.forward = forward
+    return model
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """Plain steps: what is not learned from stays, and noise is not made larger."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Two groups, as in training; an epsilon above the noise of gradients that are zero in exact arithmetic."""
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault(parameter.dim() > 1, []).append(parameter)
+    made = [{"params": p, "weight_decay": 0.01 if k else 0.0, "peak": 0.003} for k, p in groups.items()]
+    return torch.optim.AdamW(made, lr=0.003, eps=1e-5, fused=True)
+
+
+def steps(
+    strategy: Strategy, family: str, rows: tuple[int, ...], accumulation: int, *, first: int = 0, clip: float | None = 20.0
+) -> list[tuple[float, float]]:
+    """(mean loss, gradient norm) of each step."""
+    found = []
+    groups = strategy._optimizer.param_groups  # type: ignore[attr-defined]
+    for step, count in enumerate(rows, first):
+        parts = cut(np.arange(count), accumulation=accumulation, axis=strategy.data_axis())
+        total, number = strategy.accumulate([batch_of(family, step, part) for part in parts], loss_of)
+        norm = strategy.clip(clip)
+        strategy.step([group["lr"] for group in groups])
+        found.append((total / number, norm))
+    return found
+
+
+def make(sizes: Mapping[str, int] | None, **options: Any) -> Strategy:
+    """One process where no sizes are given."""
+    if sizes is None:
+        return SingleProcess(device="cpu", precision=options.get("precision", "fp32"))
+    return Spread(Sizes(**sizes), device="cpu", **options)
+
+
+def train(
+    family: str,
+    sizes: Mapping[str, int] | None,
+    *,
+    accumulation: int = 1,
+    rows: tuple[int, ...] = ROWS,
+    optimizer: str = "adamw",
+    **options: Any,
+) -> dict[str, Any]:
+    """Losses, norms and final weights of a training."""
+    model = forward_names(model_of(family), family)
+    strategy = make(sizes, **options)
+    placed = strategy.place(model)
+    strategy.optimizer({"sgd": sgd, "adamw": adamw}[optimizer])
+    found = steps(strategy, family, rows, accumulation)
+    local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in placed.parameters())
+    weights = {name: tensor.detach().numpy().copy() for name, tensor in strategy.weights()}
+    return {"steps": found, "weights": weights, "numbers": local}
