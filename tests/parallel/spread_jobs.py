@@ -48,31 +48,68 @@ _BERT = {"max_position_embeddings": 48, "hidden_dropout_prob": 0.0, "attention_p
 MODELS: dict[str, Callable[[], Any]] = {
     "glm": _glm,
     "bert": lambda: _hugging_face("BertForMaskedLM", "BertConfig", **_SIZES, **_BERT),
-    "classifier": lambda: _hugging_face(
-        "BertForSequenceClassification", "BertConfig", num_labels=3, **_SIZES, **_BERT
-    ),
+    "classifier": lambda: _hugging_face("BertForSequenceClassification", "BertConfig", num_labels=3, **_SIZES, **_BERT),
     "roberta": lambda: _hugging_face("RobertaForMaskedLM", "RobertaConfig", **_SIZES, **_BERT),
     "modernbert": lambda: _hugging_face(
-        "ModernBertForMaskedLM", "ModernBertConfig", **_SIZES, local_attention=8, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        **_SIZES,
+        local_attention=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
     ),
     "gpt2": lambda: _hugging_face(
-        "GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=4, n_head=4, n_positions=48,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        n_embd=32,
+        n_layer=4,
+        n_head=4,
+        n_positions=48,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
     "opt": lambda: _hugging_face(
-        "OPTForCausalLM", "OPTConfig", hidden_size=32, num_hidden_layers=4, num_attention_heads=4, ffn_dim=64,
-        word_embed_proj_dim=32, max_position_embeddings=48, dropout=0.0,
+        "OPTForCausalLM",
+        "OPTConfig",
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        ffn_dim=64,
+        word_embed_proj_dim=32,
+        max_position_embeddings=48,
+        dropout=0.0,
     ),
     "t5": lambda: _hugging_face(
-        "T5ForConditionalGeneration", "T5Config", d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, feed_forward_proj="gated-gelu",
+        "T5ForConditionalGeneration",
+        "T5Config",
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+        feed_forward_proj="gated-gelu",
     ),
     "llama": lambda: _hugging_face("LlamaForCausalLM", "LlamaConfig", **_SIZES, num_key_value_heads=2),
     "qwen3": lambda: _hugging_face(
         "Qwen3ForCausalLM", "Qwen3Config", **_SIZES, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
     ),
 }
+
+
+MODELS["three heads"] = lambda: _hugging_face(
+    "BertForMaskedLM", "BertConfig", **_SIZES | {"hidden_size": 48, "num_attention_heads": 3}
+)
+MODELS["one layer"] = lambda: _hugging_face("BertForMaskedLM", "BertConfig", **_SIZES | {"num_hidden_layers": 1})
 
 
 def model_of(family: str) -> Any:
@@ -82,7 +119,7 @@ def model_of(family: str) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.mul_(4.0)
+                parameter.mul_(1.0 if family == "t5" else 4.0)  # T5 starts large, and does not scale its scores
             elif "bias" in name:
                 parameter.normal_(0, 0.1)
     return model
@@ -145,7 +182,13 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def steps(
-    strategy: Strategy, family: str, rows: tuple[int, ...], accumulation: int, *, first: int = 0, clip: float | None = 20.0
+    strategy: Strategy,
+    family: str,
+    rows: tuple[int, ...],
+    accumulation: int,
+    *,
+    first: int = 0,
+    clip: float | None = 20.0,
 ) -> list[tuple[float, float]]:
     """(mean loss, gradient norm) of each step."""
     found = []
@@ -166,6 +209,39 @@ def make(sizes: Mapping[str, int] | None, **options: Any) -> Strategy:
     return Spread(Sizes(**sizes), device="cpu", **options)
 
 
+def _arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A strategy's state in a form that travels between processes."""
+    arrays = {part: {k: v.numpy().copy() for k, v in state[part].items()} for part in ("optimizer", "random")}
+    return {**arrays, "scaler": state["scaler"]}
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    tensors = {part: {k: torch.from_numpy(v) for k, v in state[part].items()} for part in ("optimizer", "random")}
+    return {**tensors, "scaler": state["scaler"]}
+
+
+def _to_meta(model: nn.Module) -> None:
+    """Parameters without numbers, as a large model is built."""
+    empty: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = empty.setdefault(id(parameter), nn.Parameter(parameter.to("meta")))
+
+
+def _begin(strategy: Strategy, model: Any, start: Mapping[str, Any] | None, *, meta: bool) -> Any:
+    """The placed model with the weights of `start`: read before placing, or after it where the model is on meta."""
+    saved = {} if start is None else {name: torch.from_numpy(value) for name, value in start["weights"].items()}
+    if start is not None and not meta:
+        model.load_state_dict(saved, strict=False)
+    if meta:
+        _to_meta(model)
+    placed = strategy.place(model)
+    if meta:
+        strategy.fill(lambda name, key, box: saved[name][box.slices])
+    return placed
+
+
 def train(
     family: str,
     sizes: Mapping[str, int] | None,
@@ -173,14 +249,110 @@ def train(
     accumulation: int = 1,
     rows: tuple[int, ...] = ROWS,
     optimizer: str = "adamw",
+    first: int = 0,
+    start: Mapping[str, Any] | None = None,
+    meta: bool = False,
+    plant: str = "",
+    clip: float | None = 20.0,
     **options: Any,
 ) -> dict[str, Any]:
-    """Losses, norms and final weights of a training."""
+    """Losses, norms, final weights and state of a training.
+
+    Args:
+        rows: examples of each step, from step `first` on.
+        start: weights and state of another training.
+        plant: a mistake to make, which the comparison must notice.
+    """
     model = forward_names(model_of(family), family)
     strategy = make(sizes, **options)
-    placed = strategy.place(model)
+    if plant == "mean of means":
+        strategy.reduce = lambda values: list(values)  # type: ignore[method-assign]
+    placed = _begin(strategy, model, start, meta=meta)
     strategy.optimizer({"sgd": sgd, "adamw": adamw}[optimizer])
-    found = steps(strategy, family, rows, accumulation)
+    if start is not None:
+        strategy.load_state(_tensors(start["state"]))
+    found = steps(strategy, family, rows, accumulation, first=first, clip=clip)
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in placed.parameters())
-    weights = {name: tensor.detach().numpy().copy() for name, tensor in strategy.weights()}
-    return {"steps": found, "weights": weights, "numbers": local}
+    return {
+        "steps": found,
+        "weights": {name: tensor.detach().numpy().copy() for name, tensor in strategy.weights()},
+        "state": _arrays(strategy.state()),
+        "numbers": local,
+    }
+
+
+def parts(family: str, sizes: Mapping[str, int] | None, **options: Any) -> list[tuple[Any, ...]]:
+    """What this process would save after two steps, and the whole weights and state to compare it with."""
+    strategy = make(sizes, **options)
+    strategy.place(model_of(family))
+    strategy.optimizer(adamw)
+    steps(strategy, family, (8, 5), 1)
+    mine = [(p.name, p.key, p.whole, p.box.offset, p.box.shape, p.tensor.numpy().copy()) for p in strategy.parts()]
+    whole = {(name, ""): tensor.detach().numpy().copy() for name, tensor in strategy.weights()}
+    for entry, value in strategy.state()["optimizer"].items():
+        name, _, key = entry.rpartition("/")
+        whole[name, key] = value.numpy().copy()
+    return [mine, whole]  # type: ignore[list-item]
+
+
+def evaluate(family: str, sizes: Mapping[str, int] | None, **options: Any) -> dict[str, Any]:
+    """Scores and loss of a batch, as evaluation gets them."""
+    strategy = make(sizes, **options)
+    strategy.place(model_of(family))
+    outputs, scored = strategy.evaluate(batch_of(family, 0, np.arange(5)), loss_of)
+    return {"logits": outputs["logits"].numpy().copy(), "loss": scored}
+
+
+def dropped(family: str, sizes: Mapping[str, int]) -> tuple[Any, Any]:
+    """With dropout: the gradient norm that this process sees, and the sum of its random numbers afterwards."""
+    model = model_of(family)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.3
+    strategy = make(sizes)
+    strategy.place(model)
+    strategy.optimizer(adamw)
+    found = steps(strategy, family, (8, 8, 8), 1)
+    weights = {name: tensor.detach().double().sum().item() for name, tensor in strategy.weights()}
+    return found, weights, torch.rand(3).tolist()  # type: ignore[return-value]
+
+
+class Feed(nn.Module):
+    """A network of the user's own: no configuration, no family."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, 16)
+        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+        self.out = nn.Linear(16, VOCABULARY)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Scores [batch, tokens, vocabulary]."""
+        x = self.table(input_ids)
+        return {"logits": self.out(x + self.down(torch.relu(self.up(x))))}
+
+
+MODELS["own"] = Feed
+
+
+def own(sizes: Mapping[str, int] | None) -> dict[str, Any]:
+    """A user's module, divided by a plan of a few lines."""
+    from flagai.models.plan import Columns, Plan, Rows, Vocabulary
+
+    plan = Plan(
+        tensor={"table": Vocabulary(), "up": Columns(), "down": Rows(), "out": Columns(gather=True)},
+        divides=(("inner size", 64),),
+    )
+    return train("own", sizes, **({} if sizes is None else {"plan": plan}))
+
+
+def error(family: str, sizes: Mapping[str, int], when: str = "place") -> tuple[str, str]:
+    """The error that a wrong request gives: its class and text."""
+    try:
+        strategy = make(sizes)
+        if when == "optimizer":
+            strategy.optimizer(adamw)
+        strategy.place(model_of(family))
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""

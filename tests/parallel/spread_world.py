@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 PATIENCE = 240.0
@@ -25,7 +26,9 @@ class World:
     def start(self) -> None:
         """New processes, with a meeting point of their own."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "transformers", "flagai.parallel.spread", "flagai.models.glm.modeling"])
+        context.set_forkserver_preload(
+            ["torch", "transformers", "flagai.parallel.spread", "flagai.models.glm.modeling"]
+        )
         self.started += 1
         for rank in range(self.size):
             ours, theirs = context.Pipe()
@@ -41,18 +44,18 @@ class World:
             self.start()
         for pipe in self.pipes:
             pipe.send((job, arguments))
-        results = []
-        for rank, pipe in enumerate(self.pipes):
-            if not pipe.poll(PATIENCE):
+        results: dict[Any, Any] = {}
+        while len(results) < self.size:
+            ready = wait([pipe for pipe in self.pipes if pipe not in results], PATIENCE)
+            if not ready:
                 self.stop()
-                raise TimeoutError(f"rank {rank} gave no answer to {job}")
-            fine, value = pipe.recv()
-            if not fine:
-                error, text = value
-                self.stop()
-                raise AssertionError(f"rank {rank}: {error}\n{text}")
-            results.append(value)
-        return results
+                raise TimeoutError(f"{self.size - len(results)} processes gave no answer to {job}")
+            for pipe in ready:
+                fine, results[pipe] = pipe.recv()
+                if not fine:  # the others may wait for this one for ever
+                    self.stop()
+                    raise AssertionError("\n".join(results[pipe]))
+        return [results[pipe] for pipe in self.pipes]
 
     def stop(self) -> None:
         """End the processes of this world."""
@@ -82,6 +85,7 @@ def _work(pipe: Any, rank: int, size: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     import spread_jobs
+
     while True:
         job, arguments = pipe.recv()
         try:

@@ -20,6 +20,7 @@ from flagai.parallel.replicas import local
 from flagai.parallel.tensor import as_saved
 from flagai.parallel.ties import Ties
 
+
 class Held:
     """What lies on this process of a model.
 

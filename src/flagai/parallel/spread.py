@@ -117,6 +117,7 @@ class Spread(Strategy):
         plan = self._plan if self._plan is not None else plan_of(model)
         self._exchange.close()
         self._exchange, self._pipeline, self._optimizer = _Alone(), None, None
+        _check_buffers(model)
         ties, names = Ties.of(model), saved_names(model)
         kept: dict[str, Kept] = {}
         summed: tuple[str, ...] = ()
@@ -342,6 +343,18 @@ def _local_device(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     return device
+
+
+def _check_buffers(model: nn.Module) -> None:
+    """A model on meta must bring its tables that no checkpoint holds: nothing could fill them."""
+    saved = model.state_dict().keys()
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in saved]
+    if lost:
+        raise ModelError(
+            f"{', '.join(lost)} are on meta, and no checkpoint holds them",
+            expected="parameters on meta, and real buffers",
+            fix="build the model with its buffers on the CPU",
+        )
 
 
 @torch.no_grad()

@@ -109,7 +109,9 @@ class Stage:
 def check(model: nn.Module, plan: Plan | None, count: int) -> Stages:
     """Where the model is cut. Raises ModelError where it cannot be."""
     if plan is None or plan.stages is None:
-        family = plan.family if plan is not None else getattr(getattr(model, "config", None), "model_type", "this model")
+        family = (
+            plan.family if plan is not None else getattr(getattr(model, "config", None), "model_type", "this model")
+        )
         raise ModelError(
             f"nothing says where {family} may be cut into stages",
             where="parallel.pipeline",
