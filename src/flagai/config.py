@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flagai.config_errors import translate
+from flagai.config_parallel import ParallelConfig
 from flagai.config_sections import (
     DEFAULT_EVAL_FRACTION,
     AuditConfig,
@@ -20,7 +21,6 @@ from flagai.config_sections import (
     DataConfig,
     LoraConfig,
     ModelConfig,
-    ParallelConfig,
     Section,
     TaskConfig,
     TrainConfig,

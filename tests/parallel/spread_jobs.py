@@ -205,7 +205,7 @@ def steps(
 def make(sizes: Mapping[str, int] | None, **options: Any) -> Strategy:
     """One process where no sizes are given."""
     if sizes is None:
-        return SingleProcess(device="cpu", precision=options.get("precision", "fp32"))
+        return SingleProcess(device="cpu", **options)
     return Spread(Sizes(**sizes), device="cpu", **options)
 
 

@@ -16,7 +16,7 @@ PATIENCE = 240.0
 
 
 class World:
-    """Processes that wait for work: `run("job", …)` runs `spread_jobs.job(**arguments)` on all and gives the results."""
+    """Processes that wait for work: `run("job", …)` runs `spread_jobs.job(…)` on all and gives the results."""
 
     def __init__(self, size: int, folder: str) -> None:
         self.size, self.folder, self.started = size, folder, 0
@@ -83,7 +83,7 @@ def _work(pipe: Any, rank: int, size: int, store: str) -> None:
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
     import spread_jobs
 
     while True:

@@ -11,7 +11,6 @@ import pytest
 import spread_jobs as jobs
 import spread_world as worlds
 
-
 LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
 """largest differences allowed in fp32: loss (near 5), relative norm, weights (near 1)"""
 HALF = 0.05
@@ -100,6 +99,16 @@ def test_shards_in_other_places_and_formats(two: Any, options: dict[str, Any]) -
 def test_half_precision(two: Any, way: str) -> None:
     results = two.run("train", family="glm", rows=ROWS, precision="bf16", **TWO[way])
     assert differences(results[0], jobs.train("glm", None, rows=ROWS, precision="bf16"))[0] < HALF
+
+
+@pytest.mark.parametrize("family", ["glm", "t5"])
+@pytest.mark.parametrize("way", [*TWO, "one process"])
+def test_layers_computed_twice(two: Any, way: str, family: str) -> None:
+    if way == "one process":
+        agree([jobs.train(family, None, rows=ROWS, recompute=True)], jobs.train(family, None, rows=ROWS))
+    elif (family, way) != ("t5", "pipeline"):
+        results = two.run("train", family=family, rows=ROWS, recompute=True, **TWO[way])
+        agree(results, jobs.train(family, None, rows=ROWS))
 
 
 def test_a_loss_on_divided_scores(two: Any) -> None:

@@ -16,7 +16,7 @@ _OUTPUT: Final = Columns(gather=True, optional=True)
 
 
 def _gpt2_as_linear(model: Any) -> dict[str, Kept]:
-    """Conv1D keeps [in, out] and cannot be divided by columns; a Linear with the transposed weight is the same layer."""
+    """Conv1D keeps [in, out], which cannot be divided by columns; a Linear of the transposed weight is the same."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -25,7 +25,7 @@ def _gpt2_as_linear(model: Any) -> dict[str, Kept]:
         for child, old in list(parent.named_children()):
             if type(old) is not Conv1D:
                 continue
-            new = nn.Linear(*old.weight.shape, device="meta", dtype=old.weight.dtype)
+            new = nn.Linear(old.weight.shape[0], old.weight.shape[1], device="meta", dtype=old.weight.dtype)
             new.weight = nn.Parameter(old.weight.detach().t().contiguous(), requires_grad=old.weight.requires_grad)
             new.bias = old.bias
             new.train(old.training)

@@ -1,4 +1,4 @@
-"""The settings of a run → the strategy that does it. Knows names and numbers; each strategy is imported when asked for."""
+"""The settings of a run → the strategy that does it. Knows names and numbers; a strategy is imported when asked for."""
 
 from __future__ import annotations
 
@@ -101,10 +101,16 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
             )
         from flagai.parallel.native import SingleProcess
 
-        return SingleProcess(device=device, precision=precision)
+        return SingleProcess(device=device, precision=precision, recompute=config.recompute)
     from flagai.parallel.spread import Spread
 
-    return Spread(sizes_of(config, processes), device=device, precision=precision, offload=config.offload)
+    return Spread(
+        sizes_of(config, processes),
+        device=device,
+        precision=precision,
+        offload=config.offload,
+        recompute=config.recompute,
+    )
 
 
 def _elsewhere(package: str) -> Strategy:

@@ -16,16 +16,18 @@ Weighted = list[tuple[Mapping[str, Any], float]]
 
 
 def even(micro_batches: Sequence[Mapping[str, Any]], group: Any, device: torch.device) -> Weighted:
-    """The micro-batches with weight 1, then repeated ones with weight 0 up to the most that a process of `group` has."""
+    """The micro-batches with weight 1, then repeated ones with weight 0, to the most that a process of `group` has."""
     mine = len(micro_batches)
     bounds = torch.tensor([mine, -mine], device=device)
     dist.all_reduce(bounds, dist.ReduceOp.MAX, group=group)
     most, least = int(bounds[0]), -int(bounds[1])
+    weighted: Weighted = [(batch, 1.0) for batch in micro_batches]
     filler = micro_batches[-1] if mine else None
     if least == 0 and most > 0:
         filler = _from_the_first(filler, group, device)
-    weighted = [(batch, 1.0) for batch in micro_batches]
-    return weighted + [(filler, 0.0)] * (most - mine if filler is not None else 0)
+    if filler is not None:
+        weighted += [(filler, 0.0)] * (most - mine)
+    return weighted
 
 
 def _from_the_first(batch: Mapping[str, Any] | None, group: Any, device: torch.device) -> Mapping[str, Any] | None:

@@ -52,7 +52,7 @@ class Held:
         """Whether this stage speaks for a tensor that several stages may hold."""
         return self.stages[name][:1] == [self._axes.index(PIPELINE)]
 
-    def names_of(self) -> dict[nn.Parameter, str]:
+    def names_of(self) -> dict[Tensor, str]:
         """The name of each parameter."""
         return {tensor: name for name, tensor in self.tensors.items() if isinstance(tensor, nn.Parameter)}
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from flagai.models.dropout import quicken
+from flagai.models.plans import plan_of
 from flagai.parallel.memory import bound_kernel_caches
 from flagai.parallel.parts import Box, Part, Read, saved_names
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
+from flagai.parallel.recompute import recompute_layers
 from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
 
 INPUT_NAMES = frozenset(
@@ -24,10 +26,11 @@ class SingleProcess(Strategy):
     Args:
         device: "auto", "cpu", "cuda", …
         precision: "fp32", "bf16", "fp16" or "auto"; with fp16 a gradient scaler keeps small gradients alive.
+        recompute: compute the activations of each layer again in backward, instead of keeping them.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "fp32") -> None:
-        self.device = choose_device(device)
+    def __init__(self, *, device: str = "auto", precision: str = "fp32", recompute: bool = False) -> None:
+        self.device, self._recompute = choose_device(device), recompute
         if self.device.type == "cpu":
             bound_kernel_caches()
         self.precision = resolve_precision(precision, self.device)
@@ -38,6 +41,8 @@ class SingleProcess(Strategy):
         self._optimizer: torch.optim.Optimizer | None = None
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        if self._recompute:
+            recompute_layers(model, plan_of(model))
         self._model = model.to(self.device)
         if self.device.type == "cpu":
             quicken(self._model)

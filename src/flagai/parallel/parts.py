@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -54,6 +55,9 @@ Read = Callable[[str, str, Box], Tensor]
 """(name, key, box) → the numbers of a saved tensor there; key as in `Part`"""
 
 
+_AS_IS: Final = Kept()
+
+
 def saved_names(model: nn.Module) -> list[str]:
     """Parameters and saved buffers of a single-device model, each once."""
     saved = model.state_dict().keys()
@@ -65,7 +69,7 @@ def saved_shape(tensor: Tensor, kept: Kept) -> tuple[int, ...]:
     return tuple(reversed(tensor.shape)) if kept.transposed else tuple(tensor.shape)
 
 
-def here(tensor: Tensor, kept: Kept = Kept()) -> Iterator[tuple[Box, Box]]:
+def here(tensor: Tensor, kept: Kept = _AS_IS) -> Iterator[tuple[Box, Box]]:
     """(box of the saved tensor, box of the local one that holds it): what lies on this process.
 
     A local part of fused layers comes from several places of the saved tensor, hence several pairs.

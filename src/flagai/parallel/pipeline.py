@@ -1,4 +1,4 @@
-"""Micro-batches through the stages of a pipeline, each handing on hidden states and gradients. Knows no family, no loss.
+"""Micro-batches through the stages of a pipeline: hidden states forth, gradients back. Knows no family and no loss.
 
 Every stage gets the same batches, so that it knows the shape of what comes without being told.
 """

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 
-from flagai.models.plan import Plan, find
+from flagai.models.plan import Plan
 from flagai.parallel.axes import REPLICATE, SHARD, Axes
+from flagai.parallel.plan import blocks
 
 
 def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = False) -> Sharded:
@@ -36,14 +37,6 @@ def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = Fa
         unit.set_gradient_divide_factor(1.0)  # sums, not means: the count of the whole batch divides them later
         unit.set_force_sum_reduction_for_comms(True)
     return Sharded(model)
-
-
-def blocks(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
-    """The layers of a model: what is put together, or recomputed, at once."""
-    if plan is not None and plan.block is not None:
-        return list(find(model, plan.block).values())
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 class Sharded:

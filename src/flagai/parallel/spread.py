@@ -6,7 +6,6 @@ and which families can be divided how stands in their plans.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -14,14 +13,13 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 
 from flagai.errors import ConfigError, ModelError
 from flagai.models.dropout import quicken
 from flagai.models.plan import Kept, Plan
 from flagai.models.plans import plan_of
-from flagai.parallel import sharded
+from flagai.parallel import sharded, streams
 from flagai.parallel.axes import PIPELINE, TENSOR, Axes, Sizes, open_world, total
 from flagai.parallel.even import even
 from flagai.parallel.gradients import Gradients
@@ -30,7 +28,16 @@ from flagai.parallel.memory import bound_kernel_caches
 from flagai.parallel.native import inputs_of
 from flagai.parallel.parts import Part, Read, saved_names
 from flagai.parallel.pipeline import Pipeline
+from flagai.parallel.placing import (
+    check_buffers,
+    local_device,
+    on_device,
+    put_together,
+    same_everywhere,
+    undivided,
+)
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
+from flagai.parallel.recompute import recompute_layers
 from flagai.parallel.replicas import Replicas
 from flagai.parallel.scale import LossScale
 from flagai.parallel.stage import Stage
@@ -74,6 +81,7 @@ class Spread(Strategy):
         precision: "fp32", "bf16", "fp16" or "auto".
         plan: how the model is divided; None: that of its family (`models/plans.py`).
         offload: shards and optimizer live in the CPU's memory.
+        recompute: compute the activations of each layer again in backward, instead of keeping them.
         divided_loss: compute the cross entropy on scores divided by the vocabulary; for tasks whose loss is nothing
             but `cross_entropy(logits, labels)`.
 
@@ -89,6 +97,7 @@ class Spread(Strategy):
         precision: str = "fp32",
         plan: Plan | None = None,
         offload: bool = False,
+        recompute: bool = False,
         divided_loss: bool = False,
     ) -> None:
         if sizes.pipeline > 1 and sizes.shard > 1:
@@ -98,13 +107,14 @@ class Spread(Strategy):
                 expected="strategy ddp beside parallel.pipeline",
                 fix="take strategy ddp, or fsdp without pipeline",
             )
-        self.device = _local_device(choose_device(device))
+        self.device = local_device(choose_device(device))
         if self.device.type == "cpu":
             bound_kernel_caches()
         self.precision = resolve_precision(precision, self.device)
         open_world(self.device)
         self.axes = Axes(sizes, self.device)
-        self._plan, self._offload, self._divided_loss = plan, offload, divided_loss and sizes.tensor > 1
+        self._plan, self._offload, self._recompute = plan, offload, recompute
+        self._divided_loss = divided_loss and sizes.tensor > 1
         self._scale = LossScale(enabled=self.precision == "fp16")
         self.skips_overflow = self._scale.enabled
         self._exchange: Exchange = _Alone()
@@ -117,20 +127,22 @@ class Spread(Strategy):
         plan = self._plan if self._plan is not None else plan_of(model)
         self._exchange.close()
         self._exchange, self._pipeline, self._optimizer = _Alone(), None, None
-        _check_buffers(model)
+        check_buffers(model)
         ties, names = Ties.of(model), saved_names(model)
         kept: dict[str, Kept] = {}
         summed: tuple[str, ...] = ()
         sizes = self.axes.sizes
-        _same_everywhere(model, self.device)
+        same_everywhere(model, self.device)
         if sizes.pipeline > 1:
             stage = Stage(model, plan, self.axes.index(PIPELINE), sizes.pipeline)
         if sizes.tensor > 1:
             done = divide(model, _needed(plan, model), self.axes.mesh[TENSOR], loss=self._divided_loss)
             kept, summed = done.kept, done.summed
+        if self._recompute:
+            recompute_layers(model, plan)
         if sizes.shard > 1:
             self._exchange = sharded.shard(model, plan, self.axes, offload=self._offload)
-        self._model = _on_device(model, self.device if not self._offload else torch.device("cpu"))
+        self._model = on_device(model, self.device if not self._offload else torch.device("cpu"))
         ties.renew(model)
         self.held = Held(model, names, ties, kept, self.axes)
         if sizes.replicate > 1 and sizes.shard == 1:
@@ -139,7 +151,7 @@ class Spread(Strategy):
         if sizes.pipeline > 1:
             self._pipeline = Pipeline(stage, self.axes, self._inputs)
         self._gradients = Gradients(self.held, summed, self.axes)
-        self._own_random_stream()
+        streams.begin_own(self.axes)
         if self.device.type == "cpu":
             quicken(model)
         return model
@@ -164,7 +176,7 @@ class Spread(Strategy):
 
         def score(outputs: Any, batch: Mapping[str, Tensor], weight: float) -> Tensor:
             part, count = loss(outputs, batch)
-            part = _undivided(part)
+            part = undivided(part)
             sums[0] += part.item() * weight
             sums[1] += count.item() * weight
             return part * (weight * self._scale.value / unit)
@@ -212,8 +224,8 @@ class Spread(Strategy):
             scored = None
             if loss is not None and outputs is not None:
                 part, count = loss(outputs, moved)
-                scored = (_undivided(part).item(), count.item())
-            answers = _put_together(outputs) if answer is None else self._answered(answer, moved)
+                scored = (undivided(part).item(), count.item())
+            answers = put_together(outputs) if answer is None else self._answered(answer, moved)
         if self._pipeline is None:
             return answers or {}, scored
         return self._from_last_stage((answers, scored))
@@ -237,7 +249,7 @@ class Spread(Strategy):
 
     def state(self) -> dict[str, Any]:
         moments = {f"{name}/{key}": value.cpu() for (name, key), value in self.held.whole(self._moments())}
-        return {"optimizer": moments, "random": self._streams(), "scaler": self._scale.state()}
+        return {"optimizer": moments, "random": streams.collect(self.device), "scaler": self._scale.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         saved: Mapping[str, Tensor] = state["optimizer"]
@@ -251,7 +263,7 @@ class Spread(Strategy):
             if value.dim():
                 self.held.fill(name, key, moment, lambda n, k, box: saved[f"{n}/{k}"][box.slices])
             optimizer.state[parameter][key] = moment
-        self._load_streams(state["random"])
+        streams.restore(state["random"], self.axes)
         self._scale.load_state(state["scaler"])
 
     def barrier(self, name: str) -> None:
@@ -265,32 +277,6 @@ class Spread(Strategy):
             for key, value in values.items()
             if isinstance(value, Tensor)
         }
-
-    def _streams(self) -> dict[str, Tensor]:
-        """The random streams of all processes: that of the first under the name that one process gives it."""
-        there: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(there, _stream(self.device))
-        flat = {(kind if i == 0 else f"{kind}/{i}"): value for i, s in enumerate(there) for kind, value in s.items()}
-        return flat
-
-    def _load_streams(self, random: Mapping[str, Tensor]) -> None:
-        """This process's stream, where the state is of as many processes; else one of its own is begun."""
-        rank = dist.get_rank()
-        processes = sum(name.partition("/")[0] == "cpu" for name in random)
-        if processes != dist.get_world_size():
-            torch.set_rng_state(random["cpu"])
-            torch.manual_seed(int(torch.randint(2**62, ())))
-            return self._own_random_stream()
-        torch.set_rng_state(random["cpu" if rank == 0 else f"cpu/{rank}"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda" if rank == 0 else f"cuda/{rank}"], self.device)
-        return None
-
-    def _own_random_stream(self) -> None:
-        """Copies draw dropout of their own; the processes of a tensor group must draw the same."""
-        place = self.data_axis()[0] * self.axes.sizes.pipeline + self.axes.index(PIPELINE)
-        if place:
-            torch.manual_seed((torch.initial_seed() + 0x9E3779B97F4A7C15 * place) % 2**63)
 
     def _unit(self, weighted: Sequence[tuple[Mapping[str, Any], float]]) -> float:
         """With a loss scale the sum of losses is kept near a mean, else it would overflow at the first scale."""
@@ -337,37 +323,6 @@ class Spread(Strategy):
         return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
 
 
-def _local_device(device: torch.device) -> torch.device:
-    """Of several accelerators the one of this process's number on its machine."""
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return device
-
-
-def _check_buffers(model: nn.Module) -> None:
-    """A model on meta must bring its tables that no checkpoint holds: nothing could fill them."""
-    saved = model.state_dict().keys()
-    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in saved]
-    if lost:
-        raise ModelError(
-            f"{', '.join(lost)} are on meta, and no checkpoint holds them",
-            expected="parameters on meta, and real buffers",
-            fix="build the model with its buffers on the CPU",
-        )
-
-
-@torch.no_grad()
-def _same_everywhere(model: nn.Module, device: torch.device) -> None:
-    """The weights of the first process on all: a difference would stay for ever, and nobody would see it."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_meta or not tensor.numel():
-            continue
-        there = tensor.to(device).contiguous()
-        dist.broadcast(there, 0)
-        tensor.copy_(there)
-
-
 def _needed(plan: Plan | None, model: nn.Module) -> Plan:
     if plan is not None:
         return plan
@@ -378,28 +333,3 @@ def _needed(plan: Plan | None, model: nn.Module) -> Plan:
         expected="a family with a plan: GLM, BERT, RoBERTa, ModernBERT, GPT-2, OPT, T5, Llama-like ones",
         fix="set model.flagai_plan to a Plan of your own, or train with strategy fsdp",
     )
-
-
-def _on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on a device; what was on meta has room there now, and waits for `fill`."""
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        return model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
-    return model.to(device)
-
-
-def _undivided(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _put_together(outputs: Any) -> Any:
-    """The tensors among the outputs, whole; None stays None."""
-    if outputs is None:
-        return None
-    return {key: _undivided(value) if isinstance(value, Tensor) else value for key, value in outputs.items()}
-
-
-def _stream(device: torch.device) -> dict[str, Tensor]:
-    streams = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        streams["cuda"] = torch.cuda.get_rng_state(device)
-    return streams

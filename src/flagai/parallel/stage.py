@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flagai.errors import ModelError
-from flagai.models.plan import Plan, Stages, find
+from flagai.models.plan import Plan, find
+from flagai.parallel.plan import bounds, check_stages, layers_of
 
 Receive = Callable[[Tensor], Tensor]
 """a tensor of the shape that comes → what came, needing a gradient"""
@@ -71,8 +71,8 @@ class Stage:
     """
 
     def __init__(self, model: nn.Module, plan: Plan | None, index: int, count: int) -> None:
-        stages = check(model, plan, count)
-        layers = _the_one(model, stages.layers)
+        stages = check_stages(model, plan, count)
+        layers = layers_of(model, stages.layers)
         first, end = bounds(len(layers), index, count)
         self.model, self.is_first, self.is_last = model, index == 0, index == count - 1
         self._entry: _Entry | None = None
@@ -104,51 +104,6 @@ class Stage:
                 layers[i] = _Exit(layer)
             elif not first <= i < end:
                 layers[i] = _StandIn(layer)
-
-
-def check(model: nn.Module, plan: Plan | None, count: int) -> Stages:
-    """Where the model is cut. Raises ModelError where it cannot be."""
-    if plan is None or plan.stages is None:
-        family = (
-            plan.family if plan is not None else getattr(getattr(model, "config", None), "model_type", "this model")
-        )
-        raise ModelError(
-            f"nothing says where {family} may be cut into stages",
-            where="parallel.pipeline",
-            expected="a family whose plan has `stages`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, OPT, Llama-like ones",
-            fix="use parallel.tensor or strategy fsdp, or set model.flagai_plan to a Plan with stages",
-        )
-    layers = len(_the_one(model, plan.stages.layers))
-    if layers < count:
-        raise ModelError(
-            f"{count} stages for {layers} layers",
-            where="parallel.pipeline",
-            expected="at least one layer a stage",
-            fix=f"set parallel.pipeline to at most {layers}",
-        )
-    return plan.stages
-
-
-def bounds(layers: int, index: int, count: int) -> tuple[int, int]:
-    """[first, end) of the layers of a stage; the first and the last, which have tables too, get the fewer ones."""
-    share, more = divmod(layers, count)
-    order = [*range(1, count - 1), 0, count - 1][:count] if count > 1 else [0]
-    sizes = [share] * count
-    for stage in order[:more]:
-        sizes[stage] += 1
-    return sum(sizes[:index]), sum(sizes[: index + 1])
-
-
-def _the_one(model: nn.Module, pattern: str) -> nn.ModuleList:
-    found = find(model, pattern)
-    if len(found) != 1:
-        raise ModelError(
-            f"{type(model).__name__} has {len(found)} modules {pattern!r}, not one list of layers",
-            where="parallel.pipeline",
-            expected="exactly one",
-            fix="correct `stages` of its plan",
-        )
-    return next(iter(found.values()))
 
 
 def _subtrees(model: nn.Module, pattern: str) -> list[nn.Module]:

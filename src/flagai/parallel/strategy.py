@@ -22,6 +22,9 @@ class Strategy(ABC):
     `place` → `optimizer` → (`accumulate` → `clip` → `step`)* with `evaluate` in between.
     """
 
+    device: torch.device
+    precision: str
+    """"fp32", "bf16" or "fp16"; what "auto" has become"""
     skips_overflow: bool = False
     """whether `step` leaves the weights alone when gradients overflowed (fp16 with a scaler)"""
 

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
-from flagai.errors import ModelError
 from flagai.models.plan import Columns, Kept, Plan, Rows, Shared, Split, Vocabulary, find
+from flagai.parallel.plan import check_tensor, splits
 from flagai.parallel.ties import Ties
 
 
@@ -43,7 +43,7 @@ def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, loss: bool = False
         ModelError: sizes that the number of processes does not divide, or a plan of another model.
     """
     parts = mesh.size()
-    check(model, plan, parts)
+    check_tensor(model, plan, parts)
     ties = Ties.of(model)
     kept = plan.prepare(model) if plan.prepare is not None else {}
     styles: dict[str, ParallelStyle] = {}
@@ -62,56 +62,6 @@ def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, loss: bool = False
             for attribute in attributes:
                 setattr(module, attribute, getattr(module, attribute) // parts)
     return Divided(kept=kept, summed=tuple(summed))
-
-
-def check(model: nn.Module, plan: Plan, parts: int) -> None:
-    """Whether a model can be divided so, before anything is changed. Raises ModelError."""
-    for entry in plan.divides:
-        name, number = _number(model, entry)
-        if number is not None and number % parts:
-            raise ModelError(
-                f"{parts} processes cannot share {name} {number} of {plan.family}",
-                where="parallel.tensor",
-                expected=f"a number that divides {number}",
-                fix=f"set parallel.tensor to one of: {', '.join(map(str, _divisors(model, plan)))}",
-            )
-    if not plan.tensor:
-        raise ModelError(
-            f"the plan of {plan.family} says nothing about tensor parallelism",
-            where="parallel.tensor",
-            expected="a plan with `tensor`",
-            fix="take strategy fsdp, or add the lines to the plan",
-        )
-    for pattern, split in plan.tensor.items():
-        if not split.optional and not find(model, pattern):
-            raise ModelError(
-                f"the plan of {plan.family} names {pattern!r}, which {type(model).__name__} does not have",
-                where="parallel.tensor",
-                expected="a pattern of the end of module names",
-                fix="correct the plan, or mark the word as optional",
-            )
-
-
-def _divisors(model: nn.Module, plan: Plan) -> list[int]:
-    known = [n for _, n in (_number(model, entry) for entry in plan.divides) if n is not None]
-    return [d for d in range(1, min(known, default=1) + 1) if all(n % d == 0 for n in known)]
-
-
-def _number(model: nn.Module, entry: str | tuple[str, int]) -> tuple[str, int | None]:
-    if isinstance(entry, tuple):
-        return entry
-    number = getattr(getattr(model, "config", None), entry, None)
-    return entry, number if isinstance(number, int) else None
-
-
-def splits(model: nn.Module, plan: Plan) -> dict[str, tuple[nn.Module, Split]]:
-    """Each module that a plan divides, by its name; those that hold nothing here (of another stage) are left out."""
-    found: dict[str, tuple[nn.Module, Split]] = {}
-    for pattern, split in plan.tensor.items():
-        for name, module in find(model, pattern).items():
-            if any(True for _ in module.parameters(recurse=False)):
-                found.setdefault(name, (module, split))
-    return found
 
 
 def _style(split: Split, *, loss: bool) -> ParallelStyle:
