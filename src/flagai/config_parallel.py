@@ -19,6 +19,9 @@ class ParallelConfig(Section):
         "zero1, zero2, zero3: those of DeepSpeed; bmtrain",
     )
     tensor: int = Field(default=1, gt=0, description="processes that share each matrix product")
+    sequence: bool = Field(
+        default=False, description="whether those processes share the tokens between the products, too: less memory"
+    )
     pipeline: int = Field(default=1, gt=0, description="stages that the layers are cut into")
     context: int = Field(default=1, gt=0, description="processes that share one long text")
     shard: int | None = Field(
@@ -58,4 +61,11 @@ class ParallelConfig(Section):
                     fix=f"take parallel.{key} out, or change the strategy",
                     where=f"parallel.{key}",
                 )
+        if self.sequence and self.tensor == 1:
+            raise ConfigError(
+                "parallel.sequence is set, but no products are shared",
+                expected="parallel.tensor above 1",
+                fix="set parallel.tensor, or take parallel.sequence out",
+                where="parallel.sequence",
+            )
         return self

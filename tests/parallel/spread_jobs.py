@@ -119,7 +119,9 @@ def model_of(family: str) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.mul_(1.0 if family == "t5" else 4.0)  # T5 starts large, and does not scale its scores
+                parameter.mul_(
+                    1.0 if family in ("t5", "own") else 4.0
+                )
             elif "bias" in name:
                 parameter.normal_(0, 0.1)
     return model

@@ -42,6 +42,7 @@ def test_the_processes_that_are_left_over_see_different_examples(
         ({"strategy": "fsdp", "pipeline": 2}, ["parallel.pipeline", "strategy ddp"]),
         ({"strategy": "ddp", "offload": True}, ["parallel.offload", "fsdp"]),
         ({"strategy": "ddp", "shard": 2}, ["parallel.shard", "fsdp"]),
+        ({"strategy": "ddp", "sequence": True}, ["parallel.sequence", "parallel.tensor"]),
         ({"strategy": "dpp"}, ["parallel.strategy", "ddp"]),
         ({"tensors": 2}, ["parallel.tensors", "tensor"]),
         ({"strategy": "ddp", "tensor": 0}, ["parallel.tensor"]),

@@ -111,6 +111,17 @@ def test_layers_computed_twice(two: Any, way: str, family: str) -> None:
         agree(results, jobs.train(family, None, rows=ROWS))
 
 
+@pytest.mark.parametrize("family", ["glm", "bert", "roberta", "modernbert", "gpt2", "llama", "qwen3"])
+def test_shared_tokens(two: Any, family: str) -> None:
+    results = two.run("train", family=family, sequence=True, **TWO["tensor"])
+    agree(results, alone(family))
+
+
+def test_shared_tokens_computed_twice(two: Any) -> None:
+    results = two.run("train", family="glm", sequence=True, recompute=True, rows=ROWS, **TWO["tensor"])
+    agree(results, jobs.train("glm", None, rows=ROWS))
+
+
 def test_a_loss_on_divided_scores(two: Any) -> None:
     results = two.run("train", family="glm", divided_loss=True, **TWO["tensor"])
     agree(results, alone("glm"))

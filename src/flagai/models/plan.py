@@ -101,6 +101,7 @@ class Plan:
         counted: modules → their attributes that count heads or columns and are divided with them.
         prepare: makes a model divisible that is not as it stands; gives the parameters that it keeps otherwise.
         stages: where it may be cut; None where it may not.
+        tokens: modules inside a layer that need all tokens of a text; between them each process may work on its share.
         recompute: modules whose activations are worth computing twice; by default the layers of `stages`.
     """
 
@@ -110,6 +111,7 @@ class Plan:
     counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prepare: Callable[[Any], dict[str, Kept]] | None = None
     stages: Stages | None = None
+    tokens: tuple[str, ...] = ()
     recompute: str | None = None
 
     @property

@@ -49,6 +49,7 @@ _BERT: Final = Plan(
     },
     divides=(_HEADS, "intermediate_size"),
     stages=Stages(layers="encoder.layer", before=("embeddings",)),
+    tokens=("attention.self", "intermediate"),
 )
 
 _MODERNBERT: Final = Plan(
@@ -63,6 +64,7 @@ _MODERNBERT: Final = Plan(
     },
     divides=(_HEADS, "intermediate_size"),
     stages=Stages(layers="layers", before=("embeddings",)),
+    tokens=("layers.*.attn", "layers.*.mlp"),
 )
 
 _GPT2: Final = Plan(
@@ -79,6 +81,7 @@ _GPT2: Final = Plan(
     counted={"attn": ("split_size",)},
     prepare=_gpt2_as_linear,
     stages=Stages(layers="h", before=("wte", "wpe")),
+    tokens=("h.*.attn", "h.*.mlp"),
 )
 
 _OPT: Final = Plan(
@@ -135,6 +138,7 @@ _GLM: Final = Plan(
         layers="transformer.layers",
         before=("word_embeddings", "transformer.position_embeddings", "transformer.block_position_embeddings"),
     ),
+    tokens=("layers.*.attention", "layers.*.mlp"),
 )
 
 PLANS: Final[Mapping[str, Plan]] = {
@@ -190,6 +194,7 @@ def _translated(model: Any, config: Any) -> Plan | None:
         tensor=words,
         divides=(*heads, "intermediate_size"),
         stages=Stages(layers="layers", before=("embed_tokens",)) if plain else None,
+        tokens=("self_attn", "layers.*.mlp") if plain else (),
         recompute="layers.*",
     )
 

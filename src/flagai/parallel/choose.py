@@ -110,6 +110,7 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
         precision=precision,
         offload=config.offload,
         recompute=config.recompute,
+        sequence=config.sequence,
     )
 
 

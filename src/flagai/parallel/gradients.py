@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flagai.parallel.axes import TENSOR, Axes, total
 from flagai.parallel.held import Held
@@ -37,13 +37,18 @@ class Gradients:
         for parameter in self._parameters.values():
             if parameter.grad is not None:
                 parameter.grad = settled(parameter.grad, parameter)
-        for parameter in self._summed:
-            if parameter.grad is not None:
-                total(local(parameter.grad), self._axes.group(TENSOR))
+        self._sum_shares([local(p.grad) for p in self._summed if p.grad is not None])
         for tensor, group in self._shared:
             gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
             total(local(gradient), group)
             tensor.grad = gradient
+
+    def _sum_shares(self, gradients: list[Tensor]) -> None:
+        """Many small tensors in one message."""
+        if gradients:
+            flat = total(torch.cat([gradient.flatten() for gradient in gradients]), self._axes.group(TENSOR))
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     @torch.no_grad()
     def clip(self, max_norm: float | None, count: float) -> float:

@@ -82,6 +82,7 @@ class Spread(Strategy):
         plan: how the model is divided; None: that of its family (`models/plans.py`).
         offload: shards and optimizer live in the CPU's memory.
         recompute: compute the activations of each layer again in backward, instead of keeping them.
+        sequence: the processes of a tensor group share the tokens between the products, too.
         divided_loss: compute the cross entropy on scores divided by the vocabulary; for tasks whose loss is nothing
             but `cross_entropy(logits, labels)`.
 
@@ -98,6 +99,7 @@ class Spread(Strategy):
         plan: Plan | None = None,
         offload: bool = False,
         recompute: bool = False,
+        sequence: bool = False,
         divided_loss: bool = False,
     ) -> None:
         if sizes.pipeline > 1 and sizes.shard > 1:
@@ -107,6 +109,13 @@ class Spread(Strategy):
                 expected="strategy ddp beside parallel.pipeline",
                 fix="take strategy ddp, or fsdp without pipeline",
             )
+        if sequence and recompute and sizes.pipeline > 1:
+            raise ConfigError(
+                "shared tokens cannot be computed twice on a pipeline",
+                where="parallel.sequence",
+                expected="one of parallel.sequence and parallel.recompute beside parallel.pipeline",
+                fix="take parallel.sequence out",
+            )
         self.device = local_device(choose_device(device))
         if self.device.type == "cpu":
             bound_kernel_caches()
@@ -114,6 +123,7 @@ class Spread(Strategy):
         open_world(self.device)
         self.axes = Axes(sizes, self.device)
         self._plan, self._offload, self._recompute = plan, offload, recompute
+        self._sequence = sequence and sizes.tensor > 1
         self._divided_loss = divided_loss and sizes.tensor > 1
         self._scale = LossScale(enabled=self.precision == "fp16")
         self.skips_overflow = self._scale.enabled
@@ -136,7 +146,9 @@ class Spread(Strategy):
         if sizes.pipeline > 1:
             stage = Stage(model, plan, self.axes.index(PIPELINE), sizes.pipeline)
         if sizes.tensor > 1:
-            done = divide(model, _needed(plan, model), self.axes.mesh[TENSOR], loss=self._divided_loss)
+            done = divide(
+                model, _needed(plan, model), self.axes.mesh[TENSOR], sequence=self._sequence, loss=self._divided_loss
+            )
             kept, summed = done.kept, done.summed
         if self._recompute:
             recompute_layers(model, plan)

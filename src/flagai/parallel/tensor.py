@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel.style import ParallelStyle
 
 from flagai.models.plan import Columns, Kept, Plan, Rows, Shared, Split, Vocabulary, find
 from flagai.parallel.plan import check_tensor, splits
+from flagai.parallel.sequence import share_tokens
 from flagai.parallel.ties import Ties
 
 
@@ -33,10 +34,11 @@ class Divided:
     summed: tuple[str, ...]
 
 
-def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, loss: bool = False) -> Divided:
+def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, sequence: bool = False, loss: bool = False) -> Divided:
     """Divide a model in place between the processes of a one-axis mesh; each must hold the same weights.
 
     Args:
+        sequence: share the tokens between the products, too.
         loss: leave the scores of the output layer divided by the vocabulary, for `loss_parallel`.
 
     Raises:
@@ -48,13 +50,19 @@ def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, loss: bool = False
     kept = plan.prepare(model) if plan.prepare is not None else {}
     styles: dict[str, ParallelStyle] = {}
     summed: list[str] = []
+    inside: list[tuple[str, nn.Linear, Columns | Rows]] = []
+    layers = tuple(f"{name}." for name in find(model, plan.block or "")) if sequence else ()
     for name, (module, split) in splits(model, plan).items():
         if isinstance(split, Columns) and split.groups > 1:
             kept |= _by_part(name, module, split.groups, parts, kept)
         if isinstance(split, Shared):
             summed += [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
+        elif name.startswith(layers) and isinstance(split, Columns | Rows) and isinstance(module, nn.Linear):
+            inside.append((name, module, split))
         else:
             styles[name] = _style(split, loss=loss)
+    if sequence:
+        summed += share_tokens(model, plan, inside, mesh)
     parallelize_module(model, mesh, styles, src_data_rank=None)  # pyright: ignore[reportArgumentType]
     ties.renew(model)
     for pattern, attributes in plan.counted.items():
