@@ -119,9 +119,7 @@ def model_of(family: str) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.mul_(
-                    1.0 if family in ("t5", "own") else 4.0
-                )
+                parameter.mul_(1.0 if family in ("t5", "own") else 4.0)
             elif "bias" in name:
                 parameter.normal_(0, 0.1)
     return model
@@ -337,6 +335,18 @@ class Feed(nn.Module):
 MODELS["own"] = Feed
 
 
+def wrong_plan(**arguments: Any) -> dict[str, Any]:
+    """ModernBERT by a plan that forgets that q, k and v are one fused layer."""
+    from dataclasses import replace
+
+    from flagai.models.plan import Columns
+    from flagai.models.plans import PLANS
+
+    plan = PLANS["modernbert"]
+    plan = replace(plan, tensor={**plan.tensor, "attn.Wqkv": Columns()})
+    return train("modernbert", plan=plan, **arguments)
+
+
 def own(sizes: Mapping[str, int] | None) -> dict[str, Any]:
     """A user's module, divided by a plan of a few lines."""
     from flagai.models.plan import Columns, Plan, Rows, Vocabulary
@@ -348,10 +358,10 @@ def own(sizes: Mapping[str, int] | None) -> dict[str, Any]:
     return train("own", sizes, **({} if sizes is None else {"plan": plan}))
 
 
-def error(family: str, sizes: Mapping[str, int], when: str = "place") -> tuple[str, str]:
+def error(family: str, sizes: Mapping[str, int], when: str = "place", **options: Any) -> tuple[str, str]:
     """The error that a wrong request gives: its class and text."""
     try:
-        strategy = make(sizes)
+        strategy = make(sizes, **options)
         if when == "optimizer":
             strategy.optimizer(adamw)
         strategy.place(model_of(family))

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from flagai.errors import ModelError
-from flagai.models.plan import Columns, Kept, Plan, matches
+from flagai.models.plan import Columns, Kept, Plan, find, matches
 from flagai.models.plans import PLANS, plan_of
+from flagai.parallel.layers import _check
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.parts import _runs
 from flagai.parallel.plan import blocks, bounds, check_tensor, splits
@@ -50,6 +51,17 @@ def test_plans_of_all_families_name_real_modules() -> None:
     assert set(PLANS) >= {"bert", "roberta", "modernbert", "gpt2", "opt", "t5", "flagai_glm"}
     with pytest.raises(ModelError, match="'nothing'"):
         check_tensor(jobs.model_of("bert"), Plan(tensor={"nothing": Columns()}), 2)
+
+
+def test_tokens_must_fit_the_products() -> None:
+    model, plan = jobs.model_of("glm"), PLANS["flagai_glm"]
+    columns = [name for name, (_, word) in splits(model, plan).items() if type(word) is Columns and "layers" in name]
+    attention, mlp = find(model, "layers.*.attention"), find(model, "layers.*.mlp")
+    _check(model, plan, [*attention, *mlp], columns)
+    with pytest.raises(ModelError, match="dense_h_to_4h"):
+        _check(model, plan, [*attention], columns)
+    with pytest.raises(ModelError, match="input_layernorm"):
+        _check(model, plan, [*find(model, "layers.*")], columns)
 
 
 def test_a_plan_of_ones_own_comes_first() -> None:

@@ -85,6 +85,11 @@ def test_a_wrong_normaliser_is_noticed(two: Any, way: str) -> None:
     assert norm > 10 * NORM
 
 
+def test_a_wrong_plan_is_noticed(two: Any) -> None:
+    results = two.run("wrong_plan", rows=ROWS, **TWO["tensor"])
+    assert differences(results[0], jobs.train("modernbert", None, rows=ROWS))[0] > 10 * LOSS
+
+
 @pytest.mark.parametrize("options", [{"offload": True}, {"precision": "bf16"}], ids=["offload", "bf16"])
 def test_shards_in_other_places_and_formats(two: Any, options: dict[str, Any]) -> None:
     results = two.run("train", family="bert", rows=ROWS, **TWO["fsdp"], **options)
@@ -195,6 +200,11 @@ def test_what_cannot_be_is_said(two: Any, family: str, sizes: dict[str, int], ki
     for found in two.run("error", family=family, sizes=sizes):
         assert found[0] == kind
         assert all(word in found[1] for word in words), found[1]
+
+
+def test_tokens_that_cannot_be_shared(two: Any) -> None:
+    for kind, text in two.run("error", family="t5", sizes={"tensor": 2}, sequence=True):
+        assert kind == "ModelError" and "parallel.sequence" in text
 
 
 def test_an_optimizer_before_place_is_refused(two: Any) -> None:

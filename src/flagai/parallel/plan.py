@@ -16,8 +16,15 @@ def blocks(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def check_tensor(model: nn.Module, plan: Plan, parts: int) -> None:
+def check_tensor(model: nn.Module, plan: Plan, parts: int, *, sequence: bool = False) -> None:
     """Whether a model can be divided so, before anything is changed. Raises ModelError."""
+    if sequence and not (plan.tokens and plan.block):
+        raise ModelError(
+            f"the plan of {plan.family} does not say what needs all tokens of a text",
+            where="parallel.sequence",
+            expected="a plan with `tokens`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, Llama-like ones",
+            fix="take parallel.sequence out",
+        )
     for entry in plan.divides:
         name, number = _number(model, entry)
         if number is not None and number % parts:

@@ -16,8 +16,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
 from flagai.models.plan import Columns, Kept, Plan, Rows, Shared, Split, Vocabulary, find
+from flagai.parallel.layers import divide_layers
 from flagai.parallel.plan import check_tensor, splits
-from flagai.parallel.sequence import share_tokens
 from flagai.parallel.ties import Ties
 
 
@@ -45,13 +45,13 @@ def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, sequence: bool = F
         ModelError: sizes that the number of processes does not divide, or a plan of another model.
     """
     parts = mesh.size()
-    check_tensor(model, plan, parts)
+    check_tensor(model, plan, parts, sequence=sequence)
     ties = Ties.of(model)
     kept = plan.prepare(model) if plan.prepare is not None else {}
     styles: dict[str, ParallelStyle] = {}
     summed: list[str] = []
     inside: list[tuple[str, nn.Linear, Columns | Rows]] = []
-    layers = tuple(f"{name}." for name in find(model, plan.block or "")) if sequence else ()
+    layers = tuple(f"{name}." for name in find(model, plan.block or "")) if plan.tokens else ()
     for name, (module, split) in splits(model, plan).items():
         if isinstance(split, Columns) and split.groups > 1:
             kept |= _by_part(name, module, split.groups, parts, kept)
@@ -61,8 +61,8 @@ def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, sequence: bool = F
             inside.append((name, module, split))
         else:
             styles[name] = _style(split, loss=loss)
-    if sequence:
-        summed += share_tokens(model, plan, inside, mesh)
+    if inside:
+        summed += divide_layers(model, plan, inside, mesh, sequence=sequence)
     parallelize_module(model, mesh, styles, src_data_rank=None)  # pyright: ignore[reportArgumentType]
     ties.renew(model)
     for pattern, attributes in plan.counted.items():

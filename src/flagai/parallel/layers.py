@@ -1,9 +1,9 @@
-"""Tokens shared between the processes of a tensor group wherever no product is shared: norms, dropout, residuals.
+"""The products inside the layers of a model, divided, and on request the tokens between them. Knows no family.
 
-It knows layers by a plan, no family. Each process keeps the activations of its share of the tokens; they are put
-together in front of what needs all of them, and the sums behind a product are cut again in the same message, so that
-no more is sent than without. Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-Models" (arXiv:2205.05198), section 4.2.2.
+One message in front of what needs all tokens (for attention one, not one each for q, k and v) and one behind each sum.
+With shared tokens each process keeps the activations of its own ones only, through norms, dropout and residuals; the
+sums behind a product are cut in the message that sums them, so that no more is sent than without. Source: Korthikanti
+et al. 2022, "Reducing Activation Recomputation in Large Transformer Models" (arXiv:2205.05198), section 4.2.2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import functional
 
 from flagai.errors import ModelError
-from flagai.models.plan import Columns, Plan, Rows, find
+from flagai.models.plan import Columns, Plan, Rows, find, matches
 
 _Products = Sequence[tuple[str, nn.Linear, Columns | Rows]]
 
@@ -58,6 +58,24 @@ class Tokens:
 
     def _size(self, length: int) -> int:
         return -(-length // self.count)
+
+
+class Whole(Tokens):
+    """All tokens on every process: nothing is cut, and sums are whole."""
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """All of them."""
+        return whole
+
+    def gather(self, mine: Tensor, length: int) -> Tensor:
+        """They are there."""
+        return mine
+
+    def sum(self, whole: Tensor) -> Tensor:
+        """The sum over all processes."""
+        summed = whole.contiguous().clone()
+        dist.all_reduce(summed, group=self.group)
+        return summed
 
 
 class _Cut(torch.autograd.Function):
@@ -107,25 +125,23 @@ class _Sum(torch.autograd.Function):
         return ctx.tokens.gather(grads[0], ctx.length), None
 
 
-def share_tokens(model: nn.Module, plan: Plan, divided: _Products, mesh: DeviceMesh) -> list[str]:
-    """Share tokens inside the layers of a model; `divided` are the products there, not yet divided.
+def divide_layers(model: nn.Module, plan: Plan, divided: _Products, mesh: DeviceMesh, *, sequence: bool) -> list[str]:
+    """Divide the products inside the layers of a model.
+
+    Args:
+        divided: those products, whole so far.
+        sequence: whether tokens are shared, too.
 
     Returns:
         The parameters that each process applies to its tokens only, whose gradients are to be summed.
 
     Raises:
-        ModelError: the plan does not say what needs all tokens.
+        ModelError: the plan's `tokens` do not fit its `tensor`.
     """
-    if not plan.tokens or plan.block is None:
-        raise ModelError(
-            f"the plan of {plan.family} does not say what needs all tokens of a text",
-            where="parallel.sequence",
-            expected="a plan with `tokens`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, Llama-like ones",
-            fix="take parallel.sequence out",
-        )
-    tokens = Tokens(mesh)
-    layers = {name: layer for name, layer in find(model, plan.block).items() if any(True for _ in layer.parameters())}
+    tokens = Tokens(mesh) if sequence else Whole(mesh)
+    layers = {name: m for name, m in find(model, plan.block or "").items() if any(True for _ in m.parameters())}
     whole = [name for pattern in plan.tokens for name in find(model, pattern)]
+    _check(model, plan, whole, [name for name, _, split in divided if isinstance(split, Columns)])
     biases = [_divide(name, module, split, tokens, mesh) for name, module, split in divided]
     first, *_, last = (*layers.values(), *layers.values())
     first.register_forward_pre_hook(lambda _, args, kwargs: _enter(tokens, args, kwargs), with_kwargs=True)
@@ -133,6 +149,8 @@ def share_tokens(model: nn.Module, plan: Plan, divided: _Products, mesh: DeviceM
     for name in whole:
         module = model.get_submodule(name)
         module.register_forward_pre_hook(lambda _, a, k: _replaced(_JoinToDivide, tokens, a, k), with_kwargs=True)
+    if not sequence:
+        return []
     alone = [
         f"{layer}.{name}"
         for layer, module in layers.items()
@@ -141,6 +159,25 @@ def share_tokens(model: nn.Module, plan: Plan, divided: _Products, mesh: DeviceM
         and not any(f"{layer}.{name}".startswith(f"{part}.") for part, _, _ in divided)
     ]
     return alone + [name for name in biases if name]
+
+
+def _check(model: nn.Module, plan: Plan, whole: list[str], columns: list[str]) -> None:
+    """Gradients are summed in front of what needs all tokens: there everything is divided, and no columns elsewhere."""
+    outside = [name for name in columns if not name.startswith(tuple(f"{part}." for part in whole))]
+    undivided = [
+        f"{part}.{name}"
+        for part in whole
+        for name, module in model.get_submodule(part).named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+        and not any(matches(f"{part}.{name}", pattern) for pattern in plan.tensor)
+    ]
+    if outside or undivided:
+        raise ModelError(
+            f"`tokens` in the plan of {plan.family} do not fit its `tensor`: {', '.join([*outside, *undivided][:4])}",
+            where="parallel.tensor",
+            expected="all columns inside a module of `tokens`, and nothing undivided there",
+            fix="correct the plan, or leave `tokens` out (then tokens cannot be shared)",
+        )
 
 
 def _enter(tokens: Tokens, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
