@@ -106,6 +106,39 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
+class Pairs(nn.Module):
+    """A head that is none of Hugging Face's: scores of each token from it and its neighbour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.out = nn.LayerNorm(32), nn.Linear(32, VOCABULARY)
+
+    def forward(self, outputs: Any, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Scores [batch, tokens, vocabulary]."""
+        hidden = self.norm(outputs["last_hidden_state"]) * attention_mask[..., None]
+        return {"logits": self.out(hidden + functional.pad(hidden[:, :-1], (0, 0, 1, 0)))}
+
+
+def _headed() -> Any:
+    from transformers import BertConfig, BertModel
+
+    from flagai.models.headed import HeadedModel
+
+    return HeadedModel(BertModel(BertConfig(vocab_size=VOCABULARY, **_SIZES, **_BERT)), Pairs())
+
+
+def _lora() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(MODELS["bert"](), LoraConfig(r=4, target_modules=["query", "value"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+MODELS["headed"] = _headed
+MODELS["lora"] = _lora
 MODELS["three heads"] = lambda: _hugging_face(
     "BertForMaskedLM", "BertConfig", **_SIZES | {"hidden_size": 48, "num_attention_heads": 3}
 )
@@ -253,6 +286,7 @@ def train(
     start: Mapping[str, Any] | None = None,
     meta: bool = False,
     plant: str = "",
+    packed: bool = False,
     clip: float | None = 20.0,
     **options: Any,
 ) -> dict[str, Any]:
@@ -261,10 +295,15 @@ def train(
     Args:
         rows: examples of each step, from step `first` on.
         start: weights and state of another training.
+        packed: without pads, as the trainer does it.
         plant: a mistake to make, which the comparison must notice.
     """
     model = forward_names(model_of(family), family)
     strategy = make(sizes, **options)
+    if packed:
+        from flagai.models import packing
+
+        assert packing.enable(model)
     if plant == "mean of means":
         strategy.reduce = lambda values: list(values)  # type: ignore[method-assign]
     placed = _begin(strategy, model, start, meta=meta)

@@ -41,8 +41,17 @@ def alone(family: str) -> dict[str, Any]:
     return jobs.train(family, None, accumulation=3, rows=ROWS)
 
 
-@pytest.mark.parametrize("family", ["glm", "bert"])
-@pytest.mark.parametrize("way", FOUR)
+QUICK = ("copies of tensor parts", "copies of stages", "shards of tensor parts", "stages that share tokens")
+
+
+@pytest.mark.parametrize(
+    ("way", "family"),
+    [
+        pytest.param(way, family, marks=() if way in QUICK and family == "glm" else pytest.mark.slow)
+        for way in FOUR
+        for family in ("glm", "bert")
+    ],
+)
 def test_four_processes_train_as_one(four: Any, way: str, family: str) -> None:
     expected = alone(family)
     for found in four.run("train", family=family, **FOUR[way], accumulation=3, rows=ROWS):

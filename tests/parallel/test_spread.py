@@ -13,10 +13,13 @@ import spread_world as worlds
 
 LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
 """largest differences allowed in fp32: loss (near 5), relative norm, weights (near 1)"""
-HALF = 0.05
-"""the same for losses in bf16, whose numbers are exact to a hundredth"""
-ROWS = (8, 7, 8, 8)
+HALF = 0.1
+"""the same for losses in bf16, whose numbers are exact to a hundredth; the last step has one example"""
+ROWS = (8, 7, 8, 1)
 """a short training"""
+
+
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,8 @@ def two() -> Iterator[Any]:
 
 
 @cache
-def alone(family: str, accumulation: int = 1, optimizer: str = "adamw") -> dict[str, Any]:
-    return jobs.train(family, None, accumulation=accumulation, optimizer=optimizer)
+def alone(family: str, accumulation: int = 1, rows: tuple[int, ...] = jobs.ROWS) -> dict[str, Any]:
+    return jobs.train(family, None, accumulation=accumulation, rows=rows)
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> tuple[float, float, float]:
@@ -59,19 +62,21 @@ TWO: dict[str, dict[str, Any]] = {
 def test_two_processes_train_as_one(two: Any, way: str, family: str, accumulation: int) -> None:
     results = two.run("train", family=family, **TWO[way], accumulation=accumulation)
     agree(results, alone(family, accumulation))
+    whole = sum(w.size for w in results[0]["weights"].values())
+    assert all(found["numbers"] < (1.01 if way == "ddp" else 0.75) * whole for found in results)
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "opt", "t5", "llama", "qwen3", "classifier"])
 def test_the_plan_of_each_family(two: Any, family: str) -> None:
-    results = two.run("train", family=family, **TWO["tensor"])
-    agree(results, alone(family))
+    results = two.run("train", family=family, rows=ROWS, **TWO["tensor"])
+    agree(results, alone(family, rows=ROWS))
     assert results[0]["numbers"] < 0.75 * sum(w.size for w in results[0]["weights"].values())
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "opt", "llama", "classifier"])
 def test_the_stages_of_each_family(two: Any, family: str) -> None:
-    results = two.run("train", family=family, **TWO["pipeline"])
-    agree(results, alone(family))
+    results = two.run("train", family=family, rows=ROWS, **TWO["pipeline"])
+    agree(results, alone(family, rows=ROWS))
     assert results[0]["numbers"] < 0.75 * sum(w.size for w in results[0]["weights"].values())
 
 
@@ -85,9 +90,24 @@ def test_a_wrong_normaliser_is_noticed(two: Any, way: str) -> None:
     assert norm > 10 * NORM
 
 
+@pytest.mark.parametrize(
+    "family", ["glm", "headed", pytest.param("bert", marks=SLOW), pytest.param("gpt2", marks=SLOW)]
+)
+@pytest.mark.parametrize("way", TWO)
+def test_without_pads(two: Any, way: str, family: str) -> None:
+    results = two.run("train", family=family, packed=True, rows=ROWS, **TWO[way])
+    agree(results, alone(family, rows=ROWS))
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_adapters(two: Any, way: str) -> None:
+    results = two.run("train", family="lora", rows=ROWS, **TWO[way])
+    agree(results, alone("lora", rows=ROWS))
+
+
 def test_a_wrong_plan_is_noticed(two: Any) -> None:
     results = two.run("wrong_plan", rows=ROWS, **TWO["tensor"])
-    assert differences(results[0], jobs.train("modernbert", None, rows=ROWS))[0] > 10 * LOSS
+    assert differences(results[0], alone("modernbert", rows=ROWS))[0] > 10 * LOSS
 
 
 @pytest.mark.parametrize("options", [{"offload": True}, {"precision": "bf16"}], ids=["offload", "bf16"])
@@ -110,26 +130,26 @@ def test_half_precision(two: Any, way: str) -> None:
 @pytest.mark.parametrize("way", [*TWO, "one process"])
 def test_layers_computed_twice(two: Any, way: str, family: str) -> None:
     if way == "one process":
-        agree([jobs.train(family, None, rows=ROWS, recompute=True)], jobs.train(family, None, rows=ROWS))
+        agree([jobs.train(family, None, rows=ROWS, recompute=True)], alone(family, rows=ROWS))
     elif (family, way) != ("t5", "pipeline"):
         results = two.run("train", family=family, rows=ROWS, recompute=True, **TWO[way])
-        agree(results, jobs.train(family, None, rows=ROWS))
+        agree(results, alone(family, rows=ROWS))
 
 
 @pytest.mark.parametrize("family", ["glm", "bert", "roberta", "modernbert", "gpt2", "llama", "qwen3"])
 def test_shared_tokens(two: Any, family: str) -> None:
-    results = two.run("train", family=family, sequence=True, **TWO["tensor"])
-    agree(results, alone(family))
+    results = two.run("train", family=family, sequence=True, rows=ROWS, **TWO["tensor"])
+    agree(results, alone(family, rows=ROWS))
 
 
 def test_shared_tokens_computed_twice(two: Any) -> None:
     results = two.run("train", family="glm", sequence=True, recompute=True, rows=ROWS, **TWO["tensor"])
-    agree(results, jobs.train("glm", None, rows=ROWS))
+    agree(results, alone("glm", rows=ROWS))
 
 
 def test_a_loss_on_divided_scores(two: Any) -> None:
-    results = two.run("train", family="glm", divided_loss=True, **TWO["tensor"])
-    agree(results, alone("glm"))
+    results = two.run("train", family="glm", divided_loss=True, rows=ROWS, **TWO["tensor"])
+    agree(results, alone("glm", rows=ROWS))
 
 
 def test_a_module_of_ones_own_is_divided_by_a_few_lines(two: Any) -> None:
@@ -137,8 +157,16 @@ def test_a_module_of_ones_own_is_divided_by_a_few_lines(two: Any) -> None:
     agree(results, jobs.own(None))
 
 
-@pytest.mark.parametrize("family", ["glm", "gpt2"])
-@pytest.mark.parametrize("meta", [False, True], ids=["read before", "read after"])
+@pytest.mark.parametrize(
+    ("family", "meta"),
+    [
+        ("glm", False),
+        ("gpt2", True),
+        pytest.param("glm", True, marks=SLOW),
+        pytest.param("gpt2", False, marks=SLOW),
+    ],
+    ids=["glm-read before", "gpt2-read after", "glm-read after", "gpt2-read before"],
+)
 @pytest.mark.parametrize("way", TWO)
 def test_a_run_goes_on_in_another_layout(two: Any, way: str, meta: bool, family: str) -> None:
     """Six steps here, six there; and back."""
@@ -192,6 +220,7 @@ def test_dropout_is_common_to_a_tensor_group_and_not_to_copies(two: Any) -> None
         ("own", {"tensor": 2}, "ModelError", ["Feed", "flagai_plan"]),
         ("three heads", {"tensor": 2}, "ModelError", ["num_attention_heads 3", "parallel.tensor"]),
         ("one layer", {"pipeline": 2}, "ModelError", ["2 stages for 1 layers", "at most 1"]),
+        ("lora", {"tensor": 2}, "ModelError", ["adapter", "ddp or fsdp"]),
         ("glm", {"tensor": 3}, "ConfigError", ["tensor 3 makes 3 processes, but 2"]),
         ("glm", {"pipeline": 2, "shard": 2}, "ConfigError", ["cannot be sharded"]),
     ],

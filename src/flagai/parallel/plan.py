@@ -25,6 +25,13 @@ def check_tensor(model: nn.Module, plan: Plan, parts: int, *, sequence: bool = F
             expected="a plan with `tokens`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, Llama-like ones",
             fix="take parallel.sequence out",
         )
+    if wrapped := [name for name, module in model.named_modules() if hasattr(module, "base_layer")]:
+        raise ModelError(
+            f"{wrapped[0]} is wrapped by an adapter, which no plan divides",
+            where="parallel.tensor",
+            expected="a model without adapters",
+            fix="train adapters with strategy ddp or fsdp",
+        )
     for entry in plan.divides:
         name, number = _number(model, entry)
         if number is not None and number % parts:
