@@ -342,13 +342,13 @@ def evaluate(family: str, sizes: Mapping[str, int] | None, **options: Any) -> di
     return {"logits": outputs["logits"].numpy().copy(), "loss": scored}
 
 
-def dropped(family: str, sizes: Mapping[str, int]) -> tuple[Any, Any]:
+def dropped(family: str, sizes: Mapping[str, int], **options: Any) -> tuple[Any, Any]:
     """With dropout: the gradient norm that this process sees, and the sum of its random numbers afterwards."""
     model = model_of(family)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.3
-    strategy = make(sizes)
+    strategy = make(sizes, **options)
     strategy.place(model)
     strategy.optimizer(adamw)
     found = steps(strategy, family, (8, 8, 8), 1)

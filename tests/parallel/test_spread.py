@@ -120,10 +120,11 @@ def test_shards_in_other_places_and_formats(two: Any, options: dict[str, Any]) -
         assert differences(results[0], expected)[0] < HALF
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("way", ["ddp", "tensor", "pipeline"])
-def test_half_precision(two: Any, way: str) -> None:
-    results = two.run("train", family="glm", rows=ROWS, precision="bf16", **TWO[way])
-    assert differences(results[0], jobs.train("glm", None, rows=ROWS, precision="bf16"))[0] < HALF
+def test_half_precision(two: Any, way: str, precision: str) -> None:
+    results = two.run("train", family="glm", rows=ROWS, precision=precision, **TWO[way])
+    assert differences(results[0], jobs.train("glm", None, rows=ROWS, precision=precision))[0] < HALF
 
 
 @pytest.mark.parametrize("family", ["glm", "t5"])
@@ -207,6 +208,10 @@ def test_evaluation_gives_all_processes_the_same(two: Any, way: str) -> None:
 
 def test_dropout_is_common_to_a_tensor_group_and_not_to_copies(two: Any) -> None:
     one, other = two.run("dropped", family="bert", **TWO["tensor"])
+    assert one == other
+    one, other = two.run("dropped", family="bert", sequence=True, **TWO["tensor"])
+    assert one == other
+    one, other = two.run("dropped", family="bert", sequence=True, recompute=True, **TWO["tensor"])
     assert one == other
     one, other = two.run("dropped", family="bert", **TWO["ddp"])
     assert one[:2] == other[:2]

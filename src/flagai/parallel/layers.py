@@ -33,6 +33,21 @@ class Tokens:
     def __init__(self, mesh: DeviceMesh) -> None:
         self.group, self.count, self.index = mesh.get_group(), mesh.size(), mesh.get_local_rank()
         self.length = 0
+        self._common: list[Tensor] = []
+
+    def part_ways(self, device: torch.device) -> None:
+        """From here on each process draws its own random numbers: its tokens and heads are its own."""
+        seed = int(torch.randint(2**62, ()))  # drawn by all from the stream they share, so that they still share it
+        self._common = [torch.get_rng_state()]
+        if device.type == "cuda":
+            self._common.append(torch.cuda.get_rng_state(device))
+        torch.manual_seed(seed + self.index)
+
+    def meet(self, device: torch.device) -> None:
+        """Back to the stream that all share, however many numbers each has drawn."""
+        torch.set_rng_state(self._common[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(self._common[1], device)
 
     def cut(self, whole: Tensor) -> Tensor:
         """My tokens."""
@@ -62,6 +77,12 @@ class Tokens:
 
 class Whole(Tokens):
     """All tokens on every process: nothing is cut, and sums are whole."""
+
+    def part_ways(self, device: torch.device) -> None:
+        """All compute the same between the products, and must draw the same."""
+
+    def meet(self, device: torch.device) -> None:
+        """They never parted."""
 
     def cut(self, whole: Tensor) -> Tensor:
         """All of them."""
@@ -144,8 +165,8 @@ def divide_layers(model: nn.Module, plan: Plan, divided: _Products, mesh: Device
     _check(model, plan, whole, [name for name, _, split in divided if isinstance(split, Columns)])
     biases = [_divide(name, module, split, tokens, mesh) for name, module, split in divided]
     first, *_, last = (*layers.values(), *layers.values())
-    first.register_forward_pre_hook(lambda _, args, kwargs: _enter(tokens, args, kwargs), with_kwargs=True)
-    last.register_forward_hook(lambda _, __, out: _leave(tokens, out))
+    first.register_forward_pre_hook(lambda m, args, kwargs: _enter(tokens, m, args, kwargs), with_kwargs=True)
+    last.register_forward_hook(lambda m, _, out: _leave(tokens, m, out))
     for name in whole:
         module = model.get_submodule(name)
         module.register_forward_pre_hook(lambda _, a, k: _replaced(_JoinToDivide, tokens, a, k), with_kwargs=True)
@@ -180,16 +201,20 @@ def _check(model: nn.Module, plan: Plan, whole: list[str], columns: list[str]) -
         )
 
 
-def _enter(tokens: Tokens, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _enter(tokens: Tokens, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     hidden = args[0] if args else kwargs["hidden_states"]
     tokens.length = hidden.shape[1]
+    if layer.training:
+        tokens.part_ways(hidden.device)
     return _replaced(_Cut, tokens, args, kwargs)
 
 
-def _leave(tokens: Tokens, out: Any) -> Any:
-    if isinstance(out, tuple):
-        return (_Join.apply(out[0], tokens), *out[1:])
-    return _Join.apply(out, tokens)
+def _leave(tokens: Tokens, layer: nn.Module, out: Any) -> Any:
+    hidden, *rest = out if isinstance(out, tuple) else (out,)
+    if layer.training:
+        tokens.meet(hidden.device)
+    joined = _Join.apply(hidden, tokens)
+    return (joined, *rest) if isinstance(out, tuple) else joined
 
 
 def _replaced(how: type[torch.autograd.Function], tokens: Tokens, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

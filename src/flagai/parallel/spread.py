@@ -271,7 +271,7 @@ class Spread(Strategy):
             name, _, key = entry.rpartition("/")
             if (parameter := mine.get(name)) is None:
                 continue
-            moment = value.clone() if value.dim() == 0 else torch.zeros_like(parameter)
+            moment = value.to(parameter.device, copy=True) if value.dim() == 0 else torch.zeros_like(parameter)
             if value.dim():
                 self.held.fill(name, key, moment, lambda n, k, box: saved[f"{n}/{k}"][box.slices])
             optimizer.state[parameter][key] = moment
