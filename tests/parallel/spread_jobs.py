@@ -152,7 +152,7 @@ def model_of(family: str) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.mul_(1.0 if family in ("t5", "own") else 4.0)
+                parameter.mul_(1.0 if family in ("t5", "own", "moody") else 4.0)
             elif "bias" in name:
                 parameter.normal_(0, 0.1)
     return model
@@ -372,6 +372,25 @@ class Feed(nn.Module):
 
 
 MODELS["own"] = Feed
+
+
+class Moody(Feed):
+    """A network of which some examples need a part that others do not touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rare, self.never = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """As there."""
+        x = self.table(input_ids)
+        asking = input_ids[:, 0] % 6 == 0
+        if asking.any():
+            x = x + asking[:, None, None] * self.rare(x)
+        return {"logits": 0.1 * self.out(x + self.down(torch.relu(self.up(x))))}
+
+
+MODELS["moody"] = Moody
 
 
 def wrong_plan(**arguments: Any) -> dict[str, Any]:

@@ -100,6 +100,17 @@ def test_without_pads(two: Any, way: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_what_few_examples_or_none_use(two: Any, way: str, accumulation: int) -> None:
+    """Some steps use a layer on one process only, or on none; what nobody uses is not even decayed."""
+    results = two.run("train", family="moody", accumulation=accumulation, **TWO[way])
+    agree(results, alone("moody", accumulation))
+    before = dict(jobs.model_of("moody").named_parameters())["never.weight"].detach().numpy()
+    np.testing.assert_array_equal(results[0]["weights"]["never.weight"], before)
+    assert "never.weight/exp_avg" not in results[0]["state"]["optimizer"]
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_adapters(two: Any, way: str) -> None:
     results = two.run("train", family="lora", rows=ROWS, **TWO[way])
     agree(results, alone("lora", rows=ROWS))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 
 from flagai.models.plan import Plan
 from flagai.parallel.axes import REPLICATE, SHARD, Axes
 from flagai.parallel.plan import blocks
+from flagai.parallel.replicas import local
 
 
 def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = False) -> Sharded:
@@ -36,23 +39,57 @@ def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = Fa
     for unit in _units(model):
         unit.set_gradient_divide_factor(1.0)  # sums, not means: the count of the whole batch divides them later
         unit.set_force_sum_reduction_for_comms(True)
-    return Sharded(model)
+        if hasattr(unit, "set_reduce_scatter_unused_params"):
+            unit.set_reduce_scatter_unused_params(True, recurse=False)
+    return Sharded(model, axes)
 
 
 class Sharded:
-    """A model whose gradients FSDP sums in every backward; all its processes must run equally many of them."""
+    """A model whose gradients FSDP sums in every backward; all its processes must run equally many of them.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    Parameters that only some processes used are sent as zeros by the others. Those that none used are told apart by
+    hooks on the parameters (and, where a module's parameters are used from outside it, by gradients that are not
+    zero): they end without a gradient, as in one process, and no optimizer moves them.
+    """
+
+    def __init__(self, model: nn.Module, axes: Axes) -> None:
+        self._model, self._axes = model, axes
+        self._used: set[str] = set()
+        self._watched: set[str] = set()
+        for name, module in model.named_modules():
+            if module._parameters:
+                module.register_forward_pre_hook(partial(self._watch, name))
 
     def arm(self) -> None:
         """Nothing to prepare: every micro-batch is summed at once, so that no process keeps whole gradients."""
 
     def finish(self) -> None:
-        """Nothing is left to send."""
+        """Take the gradients from parameters that no process used."""
+        names: dict[nn.Parameter, list[str]] = {}
+        for name, parameter in self._model.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                names.setdefault(parameter, []).append(name)
+        marks = [
+            not self._used.isdisjoint(known) or (p.grad is not None and bool(local(p.grad).any()))
+            for p, known in names.items()
+        ]
+        told = torch.tensor(marks, dtype=torch.uint8, device=self._axes.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._axes.data)
+        for parameter, used in zip(names, told.tolist(), strict=True):
+            if not used:
+                parameter.grad = None
+        self._used.clear()
 
     def close(self) -> None:
         """Hooks live and die with the model."""
+
+    def _watch(self, path: str, module: nn.Module, args: Any) -> None:
+        """While a module computes, its parameters are whole: objects that FSDP keeps from step to step."""
+        for leaf, parameter in module._parameters.items():
+            name = f"{path}.{leaf}" if path else leaf
+            if parameter is not None and parameter.requires_grad and name not in self._watched:
+                self._watched.add(name)
+                parameter.register_hook(lambda _, name=name: self._used.add(name))
 
 
 @contextmanager
