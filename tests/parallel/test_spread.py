@@ -252,6 +252,12 @@ def test_tokens_that_cannot_be_shared(two: Any) -> None:
         assert kind == "ModelError" and "parallel.sequence" in text
 
 
+def test_shared_tokens_are_not_computed_twice_on_a_pipeline(two: Any) -> None:
+    sizes = {"pipeline": 2, "tensor": 2}
+    for kind, text in two.run("error", family="glm", sizes=sizes, sequence=True, recompute=True):
+        assert kind == "ConfigError" and "parallel.sequence" in text
+
+
 def test_an_optimizer_before_place_is_refused(two: Any) -> None:
     assert {found[0] for found in two.run("error", family="glm", sizes={"replicate": 2}, when="optimizer")} == {
         "AssertionError"

@@ -6,6 +6,7 @@ and cut again in backward. Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv:2304.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,8 @@ def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = Fa
             fully_shard(block, mesh=mesh, offload_policy=policy)
     # The outermost unit is needed again at once in backward: putting it together twice would be waste.
     fully_shard(model, mesh=mesh, offload_policy=policy, reshard_after_forward=False)
+    # Scores are a view wherever a product has three dimensions; nothing here writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for unit in _units(model):
         unit.set_gradient_divide_factor(1.0)  # sums, not means: the count of the whole batch divides them later
         unit.set_force_sum_reduction_for_comms(True)
