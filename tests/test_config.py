@@ -187,7 +187,7 @@ def test_misspelt_required_key_is_told_before_the_missing_one() -> None:
         ("train.packing=never", "found 'never'", "'auto' or true or false"),
         ("train.precision=fp64", "found 'fp64'", "one of 'fp32', 'bf16', 'fp16', 'auto'"),
         ("train.device=cuda:x", "found 'cuda:x'", "a text"),
-        ("parallel.strategy=fsdp", "found 'fsdp'", "'single'"),
+        ("parallel.strategy=fsdp2", "found 'fsdp2'", "'single'"),
         ("data.audit.fail_above=2", "found 2", "a number ≥ 0 and ≤ 1 or null"),
         ("data.columns=text", "found 'text'", "a mapping of keys"),
         ("task.labels=a", "found 'a'", "a list of texts or null"),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from flagai.config_base import Section
 from flagai.config_errors import translate
+from flagai.config_parallel import ParallelConfig
 from flagai.config_sections import (
     DEFAULT_EVAL_FRACTION,
     AuditConfig,
@@ -21,7 +22,6 @@ from flagai.config_sections import (
     DataConfig,
     LoraConfig,
     ModelConfig,
-    ParallelConfig,
     TrainConfig,
 )
 from flagai.config_task import TaskConfig

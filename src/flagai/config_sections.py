@@ -1,4 +1,4 @@
-"""The sections of a run.yaml, each key described and checked: model, data, train, parallel.
+"""The sections of a run.yaml, each key described and checked: model, data, train.
 
 It knows neither where the settings come from nor which tasks and models exist.
 """
@@ -277,9 +277,3 @@ class TrainConfig(Section):
                 where="train.batch_size",
             )
         return self
-
-
-class ParallelConfig(Section):
-    """How the model is spread over processes."""
-
-    strategy: Literal["single"] = Field(default="single", description="single: one process, one device")

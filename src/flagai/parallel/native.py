@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from flagai.models.dropout import quicken
 from flagai.models.kept_logits import call_model
+from flagai.models.plans import plan_of
 from flagai.parallel.memory import bound_kernel_caches
+from flagai.parallel.parts import Box, Part, Read, saved_names
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
+from flagai.parallel.recompute import recompute_layers
 from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
 
 INPUT_NAMES = frozenset(
@@ -25,10 +28,11 @@ class SingleProcess(Strategy):
     Args:
         device: "auto", "cpu", "cuda", …
         precision: "fp32", "bf16", "fp16" or "auto"; with fp16 a gradient scaler keeps small gradients alive.
+        recompute: compute the activations of each layer again in backward, instead of keeping them.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "fp32") -> None:
-        self.device = choose_device(device)
+    def __init__(self, *, device: str = "auto", precision: str = "fp32", recompute: bool = False) -> None:
+        self.device, self._recompute = choose_device(device), recompute
         if self.device.type == "cpu":
             bound_kernel_caches()
         self.precision = resolve_precision(precision, self.device)
@@ -39,6 +43,8 @@ class SingleProcess(Strategy):
         self._optimizer: torch.optim.Optimizer | None = None
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        if self._recompute:
+            recompute_layers(model, plan_of(model))
         self._model = model.to(self.device)
         if self.device.type == "cpu":
             quicken(self._model)
@@ -105,6 +111,22 @@ class SingleProcess(Strategy):
     def reduce(self, scalars: Sequence[float]) -> list[float]:
         return list(scalars)
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        return ((name, tensors[name]) for name in saved_names(self._model))
+
+    def parts(self) -> Iterator[Part]:
+        for name, tensor in self.weights():
+            yield _whole_part(name, "", tensor)
+        for entry, value in self.state()["optimizer"].items():
+            name, _, key = entry.rpartition("/")
+            yield _whole_part(name, key, value)
+
+    @torch.no_grad()
+    def fill(self, read: Read) -> None:
+        for name, tensor in self.weights():
+            tensor.copy_(read(name, "", _whole_part(name, "", tensor).box))
+
     def state(self) -> dict[str, Any]:
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
         optimizer = self._trained()
@@ -141,6 +163,11 @@ class SingleProcess(Strategy):
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
+
+
+def _whole_part(name: str, key: str, tensor: torch.Tensor) -> Part:
+    shape = tuple(tensor.shape)
+    return Part(name, key, shape, Box((0,) * len(shape), shape), tensor.detach())
 
 
 def inputs_of(batch: Batch, model: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+
+from flagai.parallel.parts import Part, Read
 
 Batch = Mapping[str, torch.Tensor]
 Loss = Callable[[Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -20,6 +22,9 @@ class Strategy(ABC):
     `place` → `optimizer` → (`accumulate` → `clip` → `step`)* with `evaluate` in between.
     """
 
+    device: torch.device
+    precision: str
+    """"fp32", "bf16" or "fp16"; what "auto" has become"""
     skips_overflow: bool = False
     """whether `step` leaves the weights alone when gradients overflowed (fp16 with a scaler)"""
 
@@ -60,6 +65,24 @@ class Strategy(ABC):
     @abstractmethod
     def reduce(self, scalars: Sequence[float]) -> list[float]:
         """Sums over all processes."""
+
+    @abstractmethod
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Parameters and saved buffers as the single-device model has them: name and whole tensor, one at a time.
+
+        All processes call it and get all of it, whatever lies where.
+        """
+
+    @abstractmethod
+    def parts(self) -> Iterator[Part]:
+        """What this process holds of weights and optimizer, for saving where no process could hold the whole.
+
+        All processes together give each number once.
+        """
+
+    @abstractmethod
+    def fill(self, read: Read) -> None:
+        """Put saved weights into the placed model (from `meta`, too); each process reads no more than it holds."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flagai.data.batching import BatchPlan, slots_of
 from flagai.data.example import Example, Examples
 from flagai.errors import ConfigError, OutputError
 from flagai.models import packing
-from flagai.parallel.native import SingleProcess
+from flagai.parallel.choose import make_strategy
 from flagai.parallel.strategy import Strategy
 from flagai.predict import loop as predict_loop
 from flagai.tasks.base import Task
@@ -95,7 +95,8 @@ class Trainer:
         plan = batch_plan(self.config.train, data)
         continues = self.folder.decide(self.config, described)
         start = self._newest() if continues else None
-        strategy = SingleProcess(device=self.config.train.device, precision=self.config.train.precision)
+        train = self.config.train
+        strategy = make_strategy(self.config.parallel, device=train.device, precision=train.precision)
         torch.manual_seed(self.config.train.seed)
         model = self._build(start)
         self.task.check_model(model)
@@ -133,12 +134,12 @@ class Trainer:
         )
         return found
 
-    def _warn_of_other_bits(self, start: checkpoint.Checkpoint, strategy: SingleProcess) -> None:
+    def _warn_of_other_bits(self, start: checkpoint.Checkpoint, strategy: Strategy) -> None:
         now = checkpoint.layout() | self._layout(strategy)
         if different := start.differences(now):
             self._say(f"the continued run will not be equal to the bit: {'; '.join(different)}")
 
-    def _layout(self, strategy: SingleProcess) -> dict[str, str]:
+    def _layout(self, strategy: Strategy) -> dict[str, str]:
         kind = strategy.device.type
         return {"device": kind, "strategy": self.config.parallel.strategy, "precision": strategy.precision}
 

@@ -1,0 +1,71 @@
+"""The section `parallel` of a run.yaml: how many processes share what. It knows no process and no model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from flagai.config_base import Section
+from flagai.errors import ConfigError
+
+
+class ParallelConfig(Section):
+    """How the model is spread over processes; those that tensor and pipeline leave over see different examples."""
+
+    strategy: Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "bmtrain"] = Field(
+        default="single",
+        description="single: one process; ddp: copies of the model; fsdp: its parameters in shards; "
+        "zero1, zero2, zero3: those of DeepSpeed; bmtrain",
+    )
+    tensor: int = Field(default=1, gt=0, description="processes that share each matrix product")
+    sequence: bool = Field(
+        default=False, description="whether those processes share the tokens between the products, too: less memory"
+    )
+    pipeline: int = Field(default=1, gt=0, description="stages that the layers are cut into")
+    context: int = Field(default=1, gt=0, description="processes that share one long text")
+    shard: int | None = Field(
+        default=None,
+        gt=0,
+        description="fsdp: processes that share one copy of the parameters; null: all of them; fewer: several copies",
+    )
+    recompute: bool = Field(
+        default=False,
+        description="compute each layer again in backward: less memory, a third more time",
+    )
+    offload: bool = Field(default=False, description="keep parameters and optimizer states in the CPU's memory")
+
+    @model_validator(mode="after")
+    def _check(self) -> ParallelConfig:
+        several = {key: getattr(self, key) for key in ("tensor", "pipeline", "context") if getattr(self, key) > 1}
+        for key, value in several.items():
+            if self.strategy == "single":
+                raise ConfigError(
+                    f"parallel.{key} is {value}, but the strategy is one process",
+                    expected="strategy ddp or fsdp",
+                    fix=f"set parallel.strategy=ddp, or take parallel.{key} out",
+                    where=f"parallel.{key}",
+                )
+        if self.pipeline > 1 and self.strategy not in ("ddp", "zero1"):
+            raise ConfigError(
+                f"parallel.pipeline is {self.pipeline}, but strategy {self.strategy} shares parameters",
+                expected="strategy ddp: the stages hold their own parameters already",
+                fix="set parallel.strategy=ddp, or parallel.pipeline=1",
+                where="parallel.pipeline",
+            )
+        for key, only in (("shard", ("fsdp",)), ("offload", ("fsdp", "zero1", "zero2", "zero3", "bmtrain"))):
+            if getattr(self, key) and self.strategy not in only:
+                raise ConfigError(
+                    f"parallel.{key} means nothing to strategy {self.strategy}",
+                    expected=f"strategy {' or '.join(only)}",
+                    fix=f"take parallel.{key} out, or change the strategy",
+                    where=f"parallel.{key}",
+                )
+        if self.sequence and self.tensor == 1:
+            raise ConfigError(
+                "parallel.sequence is set, but no products are shared",
+                expected="parallel.tensor above 1",
+                fix="set parallel.tensor, or take parallel.sequence out",
+                where="parallel.sequence",
+            )
+        return self

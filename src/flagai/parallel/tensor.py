@@ -1,0 +1,118 @@
+"""Matrix products divided between processes, as a plan says: torch's DTensor does the work. Knows no family, no step.
+
+Source: Shoeybi et al. 2019, "Megatron-LM" (arXiv:1909.08053), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel.style import ParallelStyle
+
+from flagai.models.plan import Columns, Kept, Plan, Rows, Shared, Split, Vocabulary, find
+from flagai.parallel.layers import divide_layers
+from flagai.parallel.plan import check_tensor, splits
+from flagai.parallel.ties import Ties
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divided:
+    """What `divide` did that others must know.
+
+    Args:
+        kept: the parameters that are kept otherwise than the single-device model keeps them.
+        summed: those whose gradients must be summed over the tensor group.
+    """
+
+    kept: dict[str, Kept]
+    summed: tuple[str, ...]
+
+
+def divide(model: nn.Module, plan: Plan, mesh: DeviceMesh, *, sequence: bool = False, loss: bool = False) -> Divided:
+    """Divide a model in place between the processes of a one-axis mesh; each must hold the same weights.
+
+    Args:
+        sequence: share the tokens between the products, too.
+        loss: leave the scores of the output layer divided by the vocabulary, for `loss_parallel`.
+
+    Raises:
+        ModelError: sizes that the number of processes does not divide, or a plan of another model.
+    """
+    parts = mesh.size()
+    check_tensor(model, plan, parts, sequence=sequence)
+    ties = Ties.of(model)
+    kept = plan.prepare(model) if plan.prepare is not None else {}
+    styles: dict[str, ParallelStyle] = {}
+    summed: list[str] = []
+    inside: list[tuple[str, nn.Linear, Columns | Rows]] = []
+    layers = tuple(f"{name}." for name in find(model, plan.block or "")) if plan.tokens else ()
+    for name, (module, split) in splits(model, plan).items():
+        if isinstance(split, Columns) and split.groups > 1:
+            kept |= _by_part(name, module, split.groups, parts, kept)
+        if isinstance(split, Shared):
+            summed += [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
+        elif name.startswith(layers) and isinstance(split, Columns | Rows) and isinstance(module, nn.Linear):
+            inside.append((name, module, split))
+        else:
+            styles[name] = _style(split, loss=loss)
+    if inside:
+        summed += divide_layers(model, plan, inside, mesh, sequence=sequence)
+    parallelize_module(model, mesh, styles, src_data_rank=None)  # pyright: ignore[reportArgumentType]
+    ties.renew(model)
+    for pattern, attributes in plan.counted.items():
+        for module in find(model, pattern).values():
+            for attribute in attributes:
+                setattr(module, attribute, getattr(module, attribute) // parts)
+    return Divided(kept=kept, summed=tuple(summed))
+
+
+def _style(split: Split, *, loss: bool) -> ParallelStyle:
+    if isinstance(split, Rows):
+        return RowwiseParallel(input_layouts=Shard(-1))
+    if isinstance(split, Vocabulary):
+        return RowwiseParallel(input_layouts=Replicate())
+    assert isinstance(split, Columns)
+    if split.gather and not loss:
+        return ColwiseParallel(output_layouts=Replicate())
+    return ColwiseParallel(use_local_output=not split.gather)
+
+
+def _by_part(name: str, module: nn.Module, groups: int, parts: int, kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Put the rows of fused layers in the order of the processes: each gets its part of every one of them."""
+    done: dict[str, Kept] = {}
+    for leaf, parameter in module.named_parameters(recurse=False):
+        how = replace(kept.get(f"{name}.{leaf}", Kept()), groups=groups, parts=parts)
+        with torch.no_grad():
+            parameter.data = reorder(parameter.data, groups, parts)
+        done[f"{name}.{leaf}"] = how
+    return done
+
+
+def reorder(tensor: Tensor, groups: int, parts: int) -> Tensor:
+    """Rows [groups × parts × n, …] → [parts × groups × n, …]; with the numbers exchanged, back again."""
+    return tensor.unflatten(0, (groups, parts, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+
+
+def as_saved(tensor: Tensor, kept: Kept) -> Tensor:
+    """A whole parameter (or a moment of it) in the form of the single-device model."""
+    if kept.groups > 1:
+        tensor = reorder(tensor, kept.parts, kept.groups)
+    return tensor.t().contiguous() if kept.transposed and tensor.dim() == 2 else tensor
+
+
+def as_kept(tensor: Tensor, kept: Kept) -> Tensor:
+    """The inverse of `as_saved`."""
+    if kept.transposed and tensor.dim() == 2:
+        tensor = tensor.t()
+    return reorder(tensor, kept.groups, kept.parts) if kept.groups > 1 else tensor.contiguous()
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether a tensor lies on several processes."""
+    return isinstance(tensor, DTensor) and any(placement.is_shard() for placement in tensor.placements)
