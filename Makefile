@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check unit fast bench format clean
+.PHONY: help quickstart test check unit fast proofs bench format clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,10 @@ unit: $(VENV)/.with-dev  ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 fast: $(VENV)/.with-dev  ## the tests that take a few seconds at most
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not proof" $(ARGS)
+
+proofs: $(VENV)/.with-dev  ## what takes too long for every change: kills, all pairs of layouts, two machines
+	$(BIN)/python -m pytest -m proof $(ARGS)
 
 bench: $(VENV)/.with-bench  ## measure start-up; the longer benchmarks are listed in benchmarks/
 	$(BIN)/python benchmarks/startup.py $(ARGS)

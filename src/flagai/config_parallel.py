@@ -13,17 +13,30 @@ from flagai.errors import ConfigError
 class ParallelConfig(Section):
     """How the model is spread over processes; those that tensor and pipeline leave over see different examples."""
 
-    strategy: Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "bmtrain"] = Field(
+    strategy: Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "megatron", "bmtrain"] = Field(
         default="single",
         description="single: one process; ddp: copies of the model; fsdp: its parameters in shards; "
-        "zero1, zero2, zero3: those of DeepSpeed; bmtrain",
+        "zero1, zero2, zero3: those of DeepSpeed; megatron: products by Megatron-Core; bmtrain",
+    )
+    processes: int | None = Field(
+        default=None,
+        gt=0,
+        description="processes that `flagai train` starts here; null: one a GPU, on a CPU as few as the rest needs",
     )
     tensor: int = Field(default=1, gt=0, description="processes that share each matrix product")
     sequence: bool = Field(
         default=False, description="whether those processes share the tokens between the products, too: less memory"
     )
     pipeline: int = Field(default=1, gt=0, description="stages that the layers are cut into")
+    schedule: Literal["1f1b", "interleaved", "zero-bubble"] = Field(
+        default="1f1b", description="the order of forward and backward on the stages"
+    )
     context: int = Field(default=1, gt=0, description="processes that share one long text")
+    context_method: Literal["ulysses", "all-gather"] = Field(
+        default="all-gather",
+        description="ulysses: heads change places with tokens, which needs a head for each process; "
+        "all-gather: keys and values of all tokens come to each process",
+    )
     shard: int | None = Field(
         default=None,
         gt=0,
@@ -34,6 +47,10 @@ class ParallelConfig(Section):
         description="compute each layer again in backward: less memory, a third more time",
     )
     offload: bool = Field(default=False, description="keep parameters and optimizer states in the CPU's memory")
+    reduce_dtype: Literal["fp32", "bf16"] | None = Field(
+        default=None, description="in which gradients are summed over processes; null: that of the parameters"
+    )
+    deepspeed: str | None = Field(default=None, description="zero1, zero2, zero3: a deepspeed.json of your own")
 
     @model_validator(mode="after")
     def _check(self) -> ParallelConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +23,11 @@ ENVIRONMENTS: Final[Mapping[str, str]] = {
     "bmtrain": "bmtrain",
 }
 """`env_type` of the original → `parallel.strategy`"""
-_ELSEWHERE: Final = {"zero1": "deepspeed", "zero2": "deepspeed", "zero3": "deepspeed", "bmtrain": "bmtrain"}
+_PACKAGES: Final = {
+    "zero1": "deepspeed", "zero2": "deepspeed", "zero3": "deepspeed",
+    "megatron": "megatron", "bmtrain": "bmtrain",
+}  # fmt: skip
+"""strategies of a package of its own, which is also the name of the module here"""
 
 
 def from_environment(env_type: str, *, model_parallel_size: int = 1) -> dict[str, Any]:
@@ -81,15 +87,8 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
         ConfigError: settings that do not fit one another or the processes that there are.
         MissingExtraError: the package of a strategy is not installed.
     """
-    if config.strategy in _ELSEWHERE:
-        return _elsewhere(_ELSEWHERE[config.strategy])
-    if config.context > 1:
-        raise ConfigError(
-            f"parallel.context is {config.context}",
-            where="parallel.context",
-            expected="1: dividing one long text between processes is not part of this release",
-            fix="take parallel.context out",
-        )
+    if (package := _PACKAGES.get(config.strategy)) is not None:
+        return _elsewhere(package, config, device=device, precision=precision)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.strategy == "single":
         if processes > 1:
@@ -114,14 +113,9 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
     )
 
 
-def _elsewhere(package: str) -> Strategy:
-    import importlib.util
-
+def _elsewhere(package: str, config: ParallelConfig, *, device: str, precision: str) -> Strategy:
+    """The strategy that `flagai.parallel.<package>` makes of the settings."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError.for_package(package, package)
-    raise ConfigError(
-        f"strategies of {package} are not part of this release",
-        where="parallel.strategy",
-        expected="single, ddp or fsdp",
-        fix="fsdp shares parameters, gradients and optimizer states as ZeRO 3 does",
-    )
+    module = importlib.import_module(f"flagai.parallel.{package}")
+    return module.from_config(config, device=device, precision=precision)
