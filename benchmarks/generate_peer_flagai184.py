@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from generate_peer_case import Case, fill, options, run, show
+from peer_flagai184_glm import fields
 
 _BASE = import_module("flagai.model.base_model")
 _WRITING = import_module("flagai.model.predictor.utils")
@@ -48,7 +49,7 @@ class GPT2:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        fields = {
+        made = {
             "activation_function": "gelu_new",
             "n_head": case.heads,
             "n_embd": case.hidden,
@@ -60,7 +61,7 @@ class GPT2:
             "n_inner": None,
             "checkpoint_activations": False,
         }
-        self.model = import_module("flagai.model.gpt2_model").GPT2Model(_BASE.change_json_to_cls(fields))
+        self.model = import_module("flagai.model.gpt2_model").GPT2Model(_BASE.change_json_to_cls(made))
         fill(self.model)
         self.model.to(case.dtype).eval()
         self.write = import_module("flagai.model.predictor.gpt").gpt_random_sample_use_cache
@@ -77,27 +78,9 @@ class GLM:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        fields = {
-            "num_layers": case.layers,
-            "vocab_size": case.vocab,
-            "hidden_size": case.hidden,
-            "num_attention_heads": case.heads,
-            "embedding_dropout_prob": 0.1,
-            "attention_dropout_prob": 0.1,
-            "output_dropout_prob": 0.1,
-            "max_sequence_length": case.positions,
-            "max_memory_length": 511,
-            "checkpoint_activations": False,
-            "checkpoint_num_layers": 1,
-            "parallel_output": True,
-            "relative_encoding": False,
-            "block_position_encoding": True,
-            "output_predict": True,
-            "spell_length": None,
-            "spell_func": "lstm",
-            "attention_scale": 1.0,
-        }
-        self.model = import_module("flagai.model.glm_model").GLMForSeq2Seq(_BASE.change_json_to_cls(fields))
+        sizes = {"layers": case.layers, "vocab": case.vocab, "hidden": case.hidden, "heads": case.heads}
+        made = fields(**sizes, positions=case.positions, dropout=0.1)
+        self.model = import_module("flagai.model.glm_model").GLMForSeq2Seq(_BASE.change_json_to_cls(made))
         fill_glm(self.model.model)
         self.model.to(case.dtype).eval()
 

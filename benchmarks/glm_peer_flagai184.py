@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from glm_peer_case import LEARNING_RATE, MAX_NORM, WEIGHT_DECAY, Case, batch, load, options, prompt, run, show
+from peer_flagai184_glm import fields
 from torch import Tensor
 
 # By name, since in the project's own environment these modules are other ones.
@@ -27,28 +28,8 @@ _BASE, _GLM, _OPTIMIZERS, _TRAINER, _WRITING = (
 
 def config(case: Case) -> Any:
     """Its configuration object, as its AutoLoader makes it from the config.json of GLM-large-ch."""
-    return _BASE.change_json_to_cls(
-        {
-            "num_layers": case.layers,
-            "vocab_size": case.vocab,
-            "hidden_size": case.hidden,
-            "num_attention_heads": case.heads,
-            "embedding_dropout_prob": case.dropout,
-            "attention_dropout_prob": case.dropout,
-            "output_dropout_prob": case.dropout,
-            "max_sequence_length": case.positions,
-            "max_memory_length": 511,
-            "checkpoint_activations": False,
-            "checkpoint_num_layers": 1,
-            "parallel_output": True,
-            "relative_encoding": False,
-            "block_position_encoding": True,
-            "output_predict": True,
-            "spell_length": None,
-            "spell_func": "lstm",
-            "attention_scale": 1.0,
-        }
-    )
+    sizes = {"layers": case.layers, "vocab": case.vocab, "hidden": case.hidden, "heads": case.heads}
+    return _BASE.change_json_to_cls(fields(**sizes, positions=case.positions, dropout=case.dropout))
 
 
 class Ids:

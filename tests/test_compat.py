@@ -28,7 +28,7 @@ from flagai.errors import CheckpointError, ConfigError, DataError, LaterModuleEr
 from flagai.metrics import accuracy_metric, f1_macro_metric, f1_metric
 from flagai.model import bert_model
 from flagai.model.predictor.predictor import Predictor
-from flagai.models import legacy_bert
+from flagai.models import legacy, legacy_bert
 from flagai.models.checkpoints import read_state_dict
 from flagai.parallel.memory import bound_kernel_caches
 from flagai.trainer import Trainer, save_best
@@ -274,7 +274,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 attention_probs_dropout_prob=0.1,
             )
         )
-    legacy_bert.save_legacy(model, folder / "tiny")
+    legacy.save_legacy(model, folder / "tiny")
     (folder / "tiny" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     return folder
 
@@ -866,8 +866,8 @@ def test_a_hugging_face_model_needs_no_forward_step(tiny_bert, tmp_path) -> None
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"env_type": "pytorchDDP"}, "trains in one process(.|\n)*several processes"),
-        ({"env_type": "deepspeed+mpu"}, "trains in one process"),
+        ({"env_type": "pytorchDDP", "num_gpus": 2, "training_script": "nowhere.py"}, "no script 'nowhere.py'"),
+        ({"env_type": "pytorchDDP", "model_parallel_size": 2}, "model_parallel_size is 2"),
         ({"env_type": "pytorhc"}, "did you mean 'pytorch'"),
         ({"optimizer_type": "lamb"}, "train\\(optimizer=…\\)"),
         ({"load_type": "last"}, "unknown load_type"),
@@ -940,7 +940,7 @@ def test_later_errors_are_standard_errors_too() -> None:
     assert issubclass(LaterModuleError, ImportError) and issubclass(LaterReleaseError, AttributeError)
     from flagai.launch import launch_dist
 
-    with pytest.raises(LaterModuleError, match="several processes"):
+    with pytest.raises(ConfigError, match=r"no script 'train\.py'"):
         launch_dist("distributed_torch")
 
 

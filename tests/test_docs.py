@@ -217,6 +217,7 @@ def test_every_setting_named_in_prose_exists() -> None:
     pattern = re.compile(r"`((?:model|task|data|train|parallel)\.[a-z_.]+?)(?:[:=][^`]*)?`")
     named = {(name(page), key) for page in DOCS for key in pattern.findall(prose(page))}
     files = {"data.json", "task.json", "train.csv", "train.src", "train.tgt", "train.jsonl.gz", "model.safetensors"}
+    files |= {"parallel.html", "parallel.json"}
     assert {(page, key) for page, key in named if key not in known and key not in files} == set()
 
 

@@ -12,7 +12,9 @@ from flagai import Trainer, load_config
 from flagai.tasks.table import TASKS
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.yaml"))
+SHAPES = {"glm-10b", "t5-11b"}
+"""what no test machine trains: `flagai plan` is tried on them instead"""
+EXAMPLES = sorted(p.parent for p in (ROOT / "examples").glob("*/run.yaml") if p.parent.name not in SHAPES)
 SLOW = {"title-csl_glm"}
 TINY = ["train.max_steps=2", "train.precision=fp32", "train.eval_steps=2", "train.device=cpu"]
 
@@ -36,6 +38,8 @@ def prepared(folder, tmp_path, monkeypatch):
 def tiny_settings(folder: Path, tiny_bert: Path, settings: list[str]) -> list[str]:
     """What makes a run small: a tiny model in place of a pretrained one, short answers where it writes."""
     config = load_config(folder / "run.yaml", settings)
+    if config.parallel.strategy != "single":  # this test has one process
+        settings = [*settings, "parallel={strategy: single}"]
     if TASKS[config.task.name].kind == "target":
         settings = [*settings, "generate.num_beams=1", "generate.max_new_tokens=4"]
         settings += ["data.max_target_length=24", "data.max_length=48"]

@@ -151,7 +151,6 @@ def load_saved(folder: Path, *, trainable: bool = False, offline: bool = False) 
 
 def save_folder(folder: Path, loaded: Loaded) -> None:
     """A Hugging Face folder with tokenizer and task.json; adapters alone for a LoRA model."""
-    from flagai.models.checkpoints import fingerprint
     from flagai.models.lora import is_lora, save_lora
     from flagai.models.quiet import quiet_transformers
 
@@ -161,6 +160,23 @@ def save_folder(folder: Path, loaded: Loaded) -> None:
         else:
             loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+    _save_task(folder, loaded)
+
+
+def describe_folder(folder: Path, loaded: Loaded) -> None:
+    """What `save_folder` writes but the weights: a model that lies on many processes brings these by itself."""
+    from flagai.models.quiet import quiet_transformers
+    from flagai.models.saved_form import describe_model
+
+    describe_model(loaded.model, folder)
+    with quiet_transformers():
+        loaded.tokenizer.save_pretrained(folder)
+    _save_task(folder, loaded)
+
+
+def _save_task(folder: Path, loaded: Loaded) -> None:
+    from flagai.models.checkpoints import fingerprint
+
     if loaded.task is not None:
         values = task_to_json(loaded.task, fingerprint(loaded.tokenizer))
         text = json.dumps(values, ensure_ascii=False, indent=2)

@@ -122,7 +122,7 @@ class RunConfig(Section):
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The settings of a run.yaml, or of a mapping of the same shape, with `overrides` set on top.
 
-    Paths: a relative path in a run.yaml (`data.*`, `model.name`, `model.tokenizer`) means the
+    Paths: a relative path in a run.yaml (`data.*`, `model.name`, `model.tokenizer`, `parallel.deepspeed`) means the
     file beside the run.yaml if there is one, else the one in the current folder. Paths in a mapping or an
     override are relative to the current folder. `output` always is.
 
@@ -167,7 +167,7 @@ def _read(path: Path) -> Document:
 
 def _beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with every relative path that exists in `folder` made a path from the current folder."""
-    keys = {"data": ("train", "eval", "test"), "model": ("name", "tokenizer")}
+    keys = {"data": ("train", "eval", "test"), "model": ("name", "tokenizer"), "parallel": ("deepspeed",)}
     values = dict(values)
     for section, names in keys.items():
         inner = values.get(section)

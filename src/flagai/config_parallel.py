@@ -31,6 +31,7 @@ class ParallelConfig(Section):
     schedule: Literal["1f1b", "interleaved", "zero-bubble"] = Field(
         default="1f1b", description="the order of forward and backward on the stages"
     )
+    chunks: int = Field(default=2, gt=1, description="interleaved: runs of layers on each process")
     context: int = Field(default=1, gt=0, description="processes that share one long text")
     context_method: Literal["ulysses", "all-gather"] = Field(
         default="all-gather",
@@ -63,12 +64,19 @@ class ParallelConfig(Section):
                     fix=f"set parallel.strategy=ddp, or take parallel.{key} out",
                     where=f"parallel.{key}",
                 )
-        if self.pipeline > 1 and self.strategy not in ("ddp", "zero1"):
+        if self.pipeline > 1 and self.strategy not in ("ddp", "fsdp", "megatron"):
             raise ConfigError(
-                f"parallel.pipeline is {self.pipeline}, but strategy {self.strategy} shares parameters",
-                expected="strategy ddp: the stages hold their own parameters already",
+                f"parallel.pipeline is {self.pipeline}, but strategy {self.strategy} cuts no model into stages",
+                expected="strategy ddp or fsdp",
                 fix="set parallel.strategy=ddp, or parallel.pipeline=1",
                 where="parallel.pipeline",
+            )
+        if self.schedule != "1f1b" and self.pipeline == 1:
+            raise ConfigError(
+                f"parallel.schedule is {self.schedule}, but there is one stage",
+                expected="parallel.pipeline above 1",
+                fix="set parallel.pipeline, or take parallel.schedule out",
+                where="parallel.schedule",
             )
         for key, only in (("shard", ("fsdp",)), ("offload", ("fsdp", "zero1", "zero2", "zero3", "bmtrain"))):
             if getattr(self, key) and self.strategy not in only:

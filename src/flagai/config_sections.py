@@ -230,7 +230,14 @@ class TrainConfig(Section):
     early_stopping: int | None = Field(
         default=None, gt=0, description="stop after so many evaluations without a better one; null: never"
     )
-    keep_last: int = Field(default=2, gt=0, description="checkpoints to keep, the best one not counted")
+    keep_last: int = Field(default=2, gt=0, description="checkpoints to keep, the newest ones")
+    keep_best: int = Field(
+        default=0, ge=0, description="checkpoints of the best evaluations to keep besides; each can be continued"
+    )
+    async_save: bool = Field(
+        default=False,
+        description="write checkpoints in the background, from a copy in memory, while training goes on",
+    )
     num_workers: int = Field(
         default=0, ge=0, description="threads that prepare batches ahead; the order does not depend on it"
     )

@@ -79,6 +79,18 @@ class NonFiniteLossError(FlagaiError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 
+class OutOfMemoryError(FlagaiError, MemoryError):
+    """A step, or a state that it needs, does not fit the device."""
+
+
+class WorldError(FlagaiError, RuntimeError):
+    """A run on several processes of which one is missing, late or cannot be reached."""
+
+
+class OtherRankError(WorldError):
+    """This process stopped because another one did; the message is that of the other."""
+
+
 class OfflineError(FlagaiError, ConnectionError):
     """Something is not on this machine and the network may not be asked, or did not answer."""
 

@@ -229,15 +229,15 @@ def test_ctrl_c_leaves_a_folder_that_the_same_command_continues(reviews, tiny_be
 
 def test_ctrl_c_while_the_best_model_is_measured(reviews, tiny_bert, cli, tmp_path, monkeypatch):
     """After the last step nobody waits for a safe point any more; the run continues all the same."""
-    from flagai.train.trainer import _Run
+    from flagai.train.run import Run
 
     path = settings_of(reviews, tiny_bert, tmp_path / "run")
 
-    def interrupted(self, best):
+    def interrupted(self):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "_measure", interrupted)
+        patch.setattr(Run, "_measure", interrupted)
         spoken = cli("train", path)
     assert spoken.code == 1 and "the same command continues" in spoken.err and "Traceback" not in spoken.err
     assert json.loads((tmp_path / "run/status.json").read_text("utf-8"))["status"] == "interrupted"
@@ -365,7 +365,7 @@ def test_a_missing_module_without_ctrl_c_is_still_a_defect(trained, cli, monkeyp
 def test_what_continues_an_interrupted_run(reviews, tiny_bert, cli, tmp_path, monkeypatch):
     path = settings_of(reviews, tiny_bert, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("flagai.train.trainer._Run._begin", press)
+        patch.setattr("flagai.train.run.Run._begin", press)
         spoken = cli("train", path)
     assert (spoken.code, "flagai: interrupted" in spoken.err, "same command" in spoken.err) == (1, True, False)
     assert not list((tmp_path / "run").glob("checkpoints/*"))

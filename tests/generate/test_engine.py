@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from tests.generate.chatter import END, VOCAB, Chatter, greedy
+from tests.generate.writers.tiny import build
 
 from flagai.errors import ConfigError, DataError
 from flagai.generate.engine import Engine, Finished
+from flagai.generate.generate import write
 from flagai.generate.options import GenerationOptions
+from flagai.generate.searches import make_search
 from flagai.generate.writers.base import Prompt
+from flagai.generate.writers.make import make_writer
 
 PROMPTS = [(3,), (5, 9, 2), (7, 7), (11, 4, 8, 15), (6,), (20, 1)]
 DRAW = {"do_sample": True, "temperature": 1.3, "seed": 5}
@@ -192,6 +196,50 @@ def test_mistakes_are_named_when_a_request_is_submitted(
     with pytest.raises(error, match=message):
         engine.submit(Prompt(ids=ids), GenerationOptions(**options))
     assert engine.idle
+
+
+class Bytes:
+    """One token for each byte of UTF-8, as byte-level vocabularies write rare characters; 256 is the end of a turn."""
+
+    all_special_tokens = ("<turn>",)
+    backend_tokenizer = None
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        parts = [b"<turn>" * (not skip_special_tokens) if one == 256 else bytes([one]) for one in tokens]
+        return b"".join(parts).decode(errors="replace")
+
+
+@pytest.mark.parametrize("stop", ["完结撒花再见", "<turn>"])
+def test_a_stop_string_of_many_tokens_or_of_a_special_one(stop: str) -> None:
+    stops = make_search(GenerationOptions(stop=stop), Chatter(), Bytes())._setting.stops  # type: ignore[attr-defined]
+    tokens = [65, 66, *([256] if stop == "<turn>" else stop.encode())]
+    assert [stops(tokens[:n]) for n in range(1, len(tokens) + 1)] == [False] * (len(tokens) - 1) + [True]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_giving_up_between_steps_leaves_the_others(fast: bool) -> None:
+    """Of a real cache: what was made in inference mode is changed in it only."""
+    options = GenerationOptions(max_new_tokens=6)
+    model = build("gpt2")
+
+    def answers(gone: bool) -> list[tuple[int, ...]]:
+        engine = Engine(make_writer(model, fast=fast))
+        engine.submit(Prompt(ids=(3, 4)), options)
+        other = engine.submit(Prompt(ids=(5, 6, 7)), GenerationOptions(max_new_tokens=6, num_beams=3)) if gone else None
+        engine.step()
+        engine.step()
+        assert other is None or engine.cancel(other)
+        return [tokens_of(one)[0] for one in engine.run()]
+
+    assert answers(gone=True) == answers(gone=False)
+
+
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}], ids=str)
+def test_what_is_not_drawn_leaves_torchs_stream_alone(way: dict[str, Any]) -> None:
+    """Evaluation within training writes: how often it does must not change what training draws."""
+    before = torch.get_rng_state()
+    write(Chatter(), [Prompt(ids=(3,))], GenerationOptions(max_new_tokens=3, **way))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_stop_strings_want_a_tokenizer() -> None:

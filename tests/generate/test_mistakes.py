@@ -45,6 +45,8 @@ def poet(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         (IDS, {"constraints": {"length": 3}}, ConfigError, "tokenizer"),
         (IDS, {"constraints": {"lenght": 3}}, UnknownNameError, r"lenght(.|\n)*length"),
         (IDS[0], {}, DataError, r"shape \[3\]"),
+        (torch.tensor([[5, 40]]), {}, DataError, r"token id 40(.|\n)*from 0 to 39"),
+        (torch.tensor([[-100, 5]]), {}, DataError, "token id -100"),
     ],
 )
 def test_a_call_of_generate(
@@ -52,6 +54,18 @@ def test_a_call_of_generate(
 ) -> None:
     with pytest.raises(error, match=message):
         generate(gpt, ids, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"do_sample": True}, {"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 3}], ids=str
+)
+def test_scores_that_are_no_numbers(options: dict[str, Any]) -> None:
+    """As an overflow in fp16 gives: an answer would be one token again and again."""
+    broken = GPT2LMHeadModel(GPT2Config(**SIZES, bos_token_id=None, eos_token_id=1)).eval()
+    with torch.no_grad():
+        broken.transformer.ln_f.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"no numbers(.|\n)*fp16"):
+        generate(broken, IDS, max_new_tokens=3, **options)
 
 
 @pytest.mark.parametrize(

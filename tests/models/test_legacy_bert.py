@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flagai.errors import CheckpointError, ModelError
-from flagai.models import legacy_bert
+from flagai.models import legacy, legacy_bert
 from flagai.models.build import build_from_config, build_model, build_tokenizer, read_config
 from flagai.models.checkpoints import inspect, read_json, read_state_dict
 from flagai.models.tokenizers import character_tokenizer
@@ -207,7 +207,7 @@ def test_load_and_save_back_keep_every_bit(kind: Any, tmp_path: Path) -> None:
         state = {name: tensor for name, tensor in state.items() if "pooler" not in name}
     config = CONFIG | ({} if kind == "encoder" else {"class_num": 3}) | ({"inner_dim": 4} if kind == "ner-gp" else {})
     model = build_model(write(tmp_path / "in", state, config), heads[kind], fresh_head=False)
-    out = legacy_bert.save_legacy(model, tmp_path / "out", iteration=7)
+    out = legacy.save_legacy(model, tmp_path / "out", iteration=7)
     assert out == tmp_path / "out" / "7" and (tmp_path / "out" / "latest_iteration.txt").read_text() == "7\t7"
     content = torch.load(out / "pytorch_model.bin", weights_only=True)
     assert content["iteration"] == 7 and content["module"].keys() == state.keys()
@@ -242,15 +242,15 @@ def test_what_the_original_cannot_express_is_refused(tmp_path: Path) -> None:
     config = {"model_type": "bert", "vocab_size": V, "hidden_size": H, "num_hidden_layers": 1, "num_attention_heads": 2}
     narrow = build_from_config(config | {"intermediate_size": 2 * H}, spec("encoder", 0))
     with pytest.raises(ModelError, match="four times hidden_size"):
-        legacy_bert.save_legacy(narrow, tmp_path)
+        legacy.save_legacy(narrow, tmp_path)
     other = build_from_config(config | {"model_type": "roberta", "intermediate_size": 4 * H}, spec("encoder", 0))
-    with pytest.raises(ModelError, match="no counterpart of RobertaModel"):
-        legacy_bert.save_legacy(other, tmp_path)
+    with pytest.raises(ModelError, match="the original has no RobertaModel"):
+        legacy.save_legacy(other, tmp_path)
     head = spec("token-classification", 3, "flagai.models.heads:CRF")
     crf = build_from_config(config | {"intermediate_size": 4 * H}, head)
     torch.nn.init.ones_(crf.head.start_transitions)
     with pytest.raises(ModelError, match="learned start_transitions"):
-        legacy_bert.save_legacy(crf, tmp_path)
+        legacy.save_legacy(crf, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,7 +270,7 @@ def test_the_vocabulary_is_written_and_read_back(tmp_path: Path) -> None:
     tokenizer = character_tokenizer(["今天天气很好, good day"], tmp_path / "tokenizer")
     config = CONFIG | {"model_type": "bert", "vocab_size": len(tokenizer), "intermediate_size": 4 * H}
     model = build_from_config(config, spec("encoder", 0))
-    folder = legacy_bert.save_legacy(model, tmp_path / "out", tokenizer=tokenizer)
+    folder = legacy.save_legacy(model, tmp_path / "out", tokenizer=tokenizer)
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "pytorch_model.bin", "vocab.txt"]
     again = build_tokenizer(folder)
     text = "今天 good day，很好"

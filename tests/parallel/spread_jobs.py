@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from spread_models import VOCABULARY, model_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,146 +19,8 @@ from flagai.parallel.native import SingleProcess
 from flagai.parallel.spread import Spread
 from flagai.parallel.strategy import Strategy
 
-VOCABULARY = 96
 ROWS = (8, 7, 6, 8, 5, 8, 3, 8, 1, 8, 8, 2, 8, 7, 8, 8, 4, 8, 1, 5)
 """examples of each of 20 steps: some batches leave one process without an example"""
-
-
-def _quiet(model: Any) -> Any:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-def _glm(**more: Any) -> Any:
-    from flagai.models.glm.configuration import GLMConfig
-    from flagai.models.glm.modeling import GLMForConditionalGeneration
-
-    rates = dict.fromkeys(("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"), 0.0)
-    sizes = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "max_sequence_length": 40}
-    return GLMForConditionalGeneration(GLMConfig(vocab_size=VOCABULARY, **sizes, **rates, **more))
-
-
-def _hugging_face(kind: str, config: str, **values: Any) -> Any:
-    import transformers
-
-    return getattr(transformers, kind)(getattr(transformers, config)(vocab_size=VOCABULARY, **values))
-
-
-_SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-_BERT = {"max_position_embeddings": 48, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-MODELS: dict[str, Callable[[], Any]] = {
-    "glm": _glm,
-    "bert": lambda: _hugging_face("BertForMaskedLM", "BertConfig", **_SIZES, **_BERT),
-    "classifier": lambda: _hugging_face("BertForSequenceClassification", "BertConfig", num_labels=3, **_SIZES, **_BERT),
-    "roberta": lambda: _hugging_face("RobertaForMaskedLM", "RobertaConfig", **_SIZES, **_BERT),
-    "modernbert": lambda: _hugging_face(
-        "ModernBertForMaskedLM",
-        "ModernBertConfig",
-        **_SIZES,
-        local_attention=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        cls_token_id=1,
-        sep_token_id=2,
-    ),
-    "gpt2": lambda: _hugging_face(
-        "GPT2LMHeadModel",
-        "GPT2Config",
-        n_embd=32,
-        n_layer=4,
-        n_head=4,
-        n_positions=48,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
-    "opt": lambda: _hugging_face(
-        "OPTForCausalLM",
-        "OPTConfig",
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        ffn_dim=64,
-        word_embed_proj_dim=32,
-        max_position_embeddings=48,
-        dropout=0.0,
-    ),
-    "t5": lambda: _hugging_face(
-        "T5ForConditionalGeneration",
-        "T5Config",
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=1,
-        feed_forward_proj="gated-gelu",
-    ),
-    "llama": lambda: _hugging_face("LlamaForCausalLM", "LlamaConfig", **_SIZES, num_key_value_heads=2),
-    "qwen3": lambda: _hugging_face(
-        "Qwen3ForCausalLM", "Qwen3Config", **_SIZES, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
-    ),
-}
-
-
-class Pairs(nn.Module):
-    """A head that is none of Hugging Face's: scores of each token from it and its neighbour."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.out = nn.LayerNorm(32), nn.Linear(32, VOCABULARY)
-
-    def forward(self, outputs: Any, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Scores [batch, tokens, vocabulary]."""
-        hidden = self.norm(outputs["last_hidden_state"]) * attention_mask[..., None]
-        return {"logits": self.out(hidden + functional.pad(hidden[:, :-1], (0, 0, 1, 0)))}
-
-
-def _headed() -> Any:
-    from transformers import BertConfig, BertModel
-
-    from flagai.models.headed import HeadedModel
-
-    return HeadedModel(BertModel(BertConfig(vocab_size=VOCABULARY, **_SIZES, **_BERT)), Pairs())
-
-
-def _lora() -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(MODELS["bert"](), LoraConfig(r=4, target_modules=["query", "value"]))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.1)
-    return model
-
-
-MODELS["headed"] = _headed
-MODELS["lora"] = _lora
-MODELS["three heads"] = lambda: _hugging_face(
-    "BertForMaskedLM", "BertConfig", **_SIZES | {"hidden_size": 48, "num_attention_heads": 3}
-)
-MODELS["one layer"] = lambda: _hugging_face("BertForMaskedLM", "BertConfig", **_SIZES | {"num_hidden_layers": 1})
-
-
-def model_of(family: str) -> Any:
-    """A tiny random model, the same in every process; weights large enough for differences to show."""
-    torch.manual_seed(1)
-    model = _quiet(MODELS[family]())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(1.0 if family in ("t5", "own", "moody") else 4.0)
-            elif "bias" in name:
-                parameter.normal_(0, 0.1)
-    return model
 
 
 def batch_of(family: str, step: int, part: np.ndarray) -> dict[str, Any]:
@@ -176,6 +41,10 @@ def batch_of(family: str, step: int, part: np.ndarray) -> dict[str, Any]:
             "context_length": np.array([length // 2 for length in lengths]),
             "logits_to_keep": asked,
         }
+    if family.startswith("t5"):
+        batch["decoder_input_ids"] = ids
+    if family.endswith(" kept"):
+        batch["logits_to_keep"] = asked
     return batch
 
 
@@ -189,14 +58,7 @@ def loss_of(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple
 
 
 def forward_names(model: Any, family: str) -> Any:
-    """T5 reads its labels shifted as the decoder's input."""
-    if family == "t5":
-        original = model.forward
-
-        def forward(input_ids: Tensor, attention_mask: Tensor) -> Any:
-            return original(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=input_ids)
-
-        model.forward = forward
+    """As it is: batches name what each family reads."""
     return model
 
 
@@ -240,6 +102,13 @@ def make(sizes: Mapping[str, int] | None, **options: Any) -> Strategy:
     if sizes is None:
         return SingleProcess(device="cpu", **options)
     return Spread(Sizes(**sizes), device="cpu", **options)
+
+
+def moments_of(strategy: Strategy) -> dict[str, Tensor]:
+    """The whole moments of the optimizer, "name/key", on every process."""
+    if isinstance(strategy, Spread):
+        return {f"{name}/{key}": value.cpu() for (name, key), value in strategy.held.whole(strategy._moments())}
+    return {f"{part.name}/{part.key}": part.tensor for part in strategy.parts() if part.key}
 
 
 def _arrays(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,18 +173,22 @@ def train(
         from flagai.models import packing
 
         assert packing.enable(model)
-    if plant == "mean of means":
-        strategy.reduce = lambda values: list(values)  # type: ignore[method-assign]
     placed = _begin(strategy, model, start, meta=meta)
     strategy.optimizer({"sgd": sgd, "adamw": adamw}[optimizer])
     if start is not None:
-        strategy.load_state(_tensors(start["state"]))
-    found = steps(strategy, family, rows, accumulation, first=first, clip=clip)
+        state, moments = _tensors(start["state"]), _tensors(start["state"])["optimizer"]
+        entries: dict[str, dict[str, tuple[int, ...]]] = {}
+        for entry, value in moments.items():
+            name, _, key = entry.rpartition("/")
+            entries.setdefault(name, {})[key] = tuple(value.shape)
+        strategy.load_state(state, entries, lambda name, key, box: moments[f"{name}/{key}"][box.slices])
+    with _planted(strategy, plant):
+        found = steps(strategy, family, rows, accumulation, first=first, clip=clip)
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in placed.parameters())
     return {
         "steps": found,
         "weights": {name: tensor.detach().numpy().copy() for name, tensor in strategy.weights()},
-        "state": _arrays(strategy.state()),
+        "state": _arrays({**strategy.state(), "optimizer": moments_of(strategy)}),
         "numbers": local,
     }
 
@@ -328,7 +201,7 @@ def parts(family: str, sizes: Mapping[str, int] | None, **options: Any) -> list[
     steps(strategy, family, (8, 5), 1)
     mine = [(p.name, p.key, p.whole, p.box.offset, p.box.shape, p.tensor.numpy().copy()) for p in strategy.parts()]
     whole = {(name, ""): tensor.detach().numpy().copy() for name, tensor in strategy.weights()}
-    for entry, value in strategy.state()["optimizer"].items():
+    for entry, value in moments_of(strategy).items():
         name, _, key = entry.rpartition("/")
         whole[name, key] = value.numpy().copy()
     return [mine, whole]  # type: ignore[list-item]
@@ -340,6 +213,87 @@ def evaluate(family: str, sizes: Mapping[str, int] | None, **options: Any) -> di
     strategy.place(model_of(family))
     outputs, scored = strategy.evaluate(batch_of(family, 0, np.arange(5)), loss_of)
     return {"logits": outputs["logits"].numpy().copy(), "loss": scored}
+
+
+@contextmanager
+def _planted(strategy: Any, mistake: str) -> Iterator[None]:
+    """Make a mistake that a comparison must notice, for a while."""
+    from flagai.parallel.context import Context
+    from flagai.parallel.later import Later
+
+    def own_keys(context: Context, mine: Tensor, length: int) -> Tensor:
+        """Each process puts what it has in the place of all."""
+        short = -(-length // context.count) - mine.shape[1]
+        return functional.pad(mine, (0, 0, 0, short)).repeat(1, context.count, 1)[:, :length]
+
+    places: dict[str, tuple[Any, str, Any]] = {
+        "mean of means": (strategy, "reduce", list),
+        "own keys": (Context, "gather", own_keys),
+        "no weights": (Later, "catch_up", lambda later, place: None),
+    }
+    with mock.patch.object(*places[mistake]) if mistake else nullcontext():
+        yield
+
+
+def masked(sizes: Mapping[str, int] | None, kind: str, **options: Any) -> dict[str, Any]:
+    """Scores and gradients of one batch under a kind of mask."""
+    family = {"glm": "glm", "explicit": "glm", "bidirectional": "bert", "padded": "bert"}.get(kind, "gpt2")
+    strategy = make(sizes, **options)
+    strategy.place(model_of(family))
+    strategy.optimizer(sgd)
+    length = {"odd": 13, "one token": 1}.get(kind, 12)
+    draws = np.random.default_rng(5)
+    ids = draws.integers(3, VOCABULARY, (3, length))
+    batch: dict[str, Any] = {"input_ids": ids, "labels": draws.integers(3, VOCABULARY, ids.shape)}
+    batch |= {"attention_mask": np.ones(ids.shape, dtype=np.int64), "asked": np.ones(ids.shape, dtype=bool)}
+    if kind.startswith("padded"):
+        pads = [(0, 0), (9, 12), (2, 12)] if kind == "padded" else [(0, 0), (0, 5), (0, 10)]
+        for row, (first, end) in enumerate(pads):
+            batch["attention_mask"][row, first:end] = 0
+            batch["asked"][row, first:end] = False
+    if kind == "glm":
+        batch["context_length"] = np.array([0, 5, 12])
+    if kind == "explicit":  # each sees some, the third sees nothing
+        batch["attention_mask"] = (draws.random((3, 1, length, length)) < 0.5) | np.eye(length, dtype=bool)
+        batch["attention_mask"][:, :, 2] = False
+    outputs, _ = strategy.evaluate(batch)
+    strategy.accumulate([batch], loss_of)
+    strategy.clip(None)
+    gradients = {n: p.grad.numpy().copy() for n, p in strategy.model.named_parameters() if p.grad is not None}
+    logits = np.where(batch["asked"][..., None], outputs["logits"].numpy(), 0.0)
+    return {"logits": logits, "gradients": gradients}
+
+
+def check_parts(found: list[Any]) -> None:
+    """All processes together save each number once, and the right one."""
+    whole = found[0][1]
+    seen = {entry: np.zeros(value.shape, dtype=int) for entry, value in whole.items()}
+    for mine, _ in found:
+        for name, key, shape, offset, size, values in mine:
+            assert shape == whole[name, key].shape
+            place = tuple(slice(a, a + n) for a, n in zip(offset, size, strict=True))
+            seen[name, key][place] += 1
+            np.testing.assert_array_equal(values, whole[name, key][place])
+    assert all((counts == 1).all() for counts in seen.values())
+
+
+def write(family: str, sizes: Mapping[str, int] | None, **options: Any) -> list[list[int]]:
+    """What the placed model writes behind some prompts, between two steps of training."""
+    from flagai.generate.generate import generate
+
+    strategy = make(sizes, **options)
+    strategy.place(model_of(family))
+    strategy.optimizer(adamw)
+    steps(strategy, family, (8,), 2)
+    batch = {"input_ids": np.random.default_rng(3).integers(3, VOCABULARY, (3, 7)), "attention_mask": np.ones((3, 7))}
+
+    def answer(model: Any, moved: Mapping[str, Tensor]) -> dict[str, Any]:
+        written = generate(model, moved["input_ids"], max_new_tokens=6)
+        return {"written": written.sequences}
+
+    found, _ = strategy.evaluate(batch, answer=answer)
+    steps(strategy, family, (8,), 2, first=1)
+    return found["written"].tolist()
 
 
 def dropped(family: str, sizes: Mapping[str, int], **options: Any) -> tuple[Any, Any]:
@@ -356,43 +310,6 @@ def dropped(family: str, sizes: Mapping[str, int], **options: Any) -> tuple[Any,
     return found, weights, torch.rand(3).tolist()  # type: ignore[return-value]
 
 
-class Feed(nn.Module):
-    """A network of the user's own: no configuration, no family."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(VOCABULARY, 16)
-        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
-        self.out = nn.Linear(16, VOCABULARY)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Scores [batch, tokens, vocabulary]."""
-        x = self.table(input_ids)
-        return {"logits": self.out(x + self.down(torch.relu(self.up(x))))}
-
-
-MODELS["own"] = Feed
-
-
-class Moody(Feed):
-    """A network of which some examples need a part that others do not touch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rare, self.never = nn.Linear(16, 16), nn.Linear(16, 16)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """As there."""
-        x = self.table(input_ids)
-        asking = input_ids[:, 0] % 6 == 0
-        if asking.any():
-            x = x + asking[:, None, None] * self.rare(x)
-        return {"logits": 0.1 * self.out(x + self.down(torch.relu(self.up(x))))}
-
-
-MODELS["moody"] = Moody
-
-
 def wrong_plan(**arguments: Any) -> dict[str, Any]:
     """ModernBERT by a plan that forgets that q, k and v are one fused layer."""
     from dataclasses import replace
@@ -405,7 +322,7 @@ def wrong_plan(**arguments: Any) -> dict[str, Any]:
     return train("modernbert", plan=plan, **arguments)
 
 
-def own(sizes: Mapping[str, int] | None) -> dict[str, Any]:
+def own(sizes: Mapping[str, int] | None, **options: Any) -> dict[str, Any]:
     """A user's module, divided by a plan of a few lines."""
     from flagai.models.plan import Columns, Plan, Rows, Vocabulary
 
@@ -413,7 +330,7 @@ def own(sizes: Mapping[str, int] | None) -> dict[str, Any]:
         tensor={"table": Vocabulary(), "up": Columns(), "down": Rows(), "out": Columns(gather=True)},
         divides=(("inner size", 64),),
     )
-    return train("own", sizes, **({} if sizes is None else {"plan": plan}))
+    return train("own", sizes, **({} if sizes is None else {"plan": plan}), **options)
 
 
 def error(family: str, sizes: Mapping[str, int], when: str = "place", **options: Any) -> tuple[str, str]:
@@ -423,6 +340,8 @@ def error(family: str, sizes: Mapping[str, int], when: str = "place", **options:
         if when == "optimizer":
             strategy.optimizer(adamw)
         strategy.place(model_of(family))
+        if when == "answer":
+            strategy.evaluate(batch_of(family, 0, np.arange(2)), answer=lambda model, batch: {})
     except Exception as error:
         return type(error).__name__, str(error)
     return "", ""

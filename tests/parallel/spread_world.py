@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -16,7 +17,10 @@ PATIENCE = 240.0
 
 
 class World:
-    """Processes that wait for work: `run("job", …)` runs `spread_jobs.job(…)` on all and gives the results."""
+    """Processes that wait for work: `run("job", …)` runs `spread_jobs.job(…)` on all and gives the results.
+
+    "module:job" runs that of another module.
+    """
 
     def __init__(self, size: int, folder: str) -> None:
         self.size, self.folder, self.started = size, folder, 0
@@ -84,11 +88,10 @@ def _work(pipe: Any, rank: int, size: int, store: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    import spread_jobs
-
     while True:
         job, arguments = pipe.recv()
+        module, _, name = job.rpartition(":")
         try:
-            pipe.send((True, getattr(spread_jobs, job)(**arguments)))
+            pipe.send((True, getattr(importlib.import_module(module or "spread_jobs"), name)(**arguments)))
         except Exception as error:
             pipe.send((False, (repr(error), traceback.format_exc())))

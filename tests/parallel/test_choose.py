@@ -25,6 +25,8 @@ def test_one_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"strategy": "fsdp"}, 4, Sizes(shard=4)),
         ({"strategy": "fsdp", "shard": 2}, 4, Sizes(replicate=2, shard=2)),
         ({"strategy": "fsdp", "tensor": 2}, 8, Sizes(shard=4, tensor=2)),
+        ({"strategy": "fsdp", "pipeline": 2, "schedule": "interleaved"}, 4, Sizes(pipeline=2, shard=2)),
+        ({"strategy": "ddp", "context": 2, "tensor": 2}, 8, Sizes(replicate=2, context=2, tensor=2)),
     ],
 )
 def test_the_processes_that_are_left_over_see_different_examples(
@@ -39,7 +41,9 @@ def test_the_processes_that_are_left_over_see_different_examples(
     [
         ({"tensor": 2}, ["parallel.tensor", "strategy ddp or fsdp"]),
         ({"pipeline": 2}, ["parallel.pipeline", "strategy ddp or fsdp"]),
-        ({"strategy": "fsdp", "pipeline": 2}, ["parallel.pipeline", "strategy ddp"]),
+        ({"strategy": "zero2", "pipeline": 2}, ["parallel.pipeline", "strategy ddp"]),
+        ({"strategy": "ddp", "schedule": "interleaved"}, ["parallel.schedule", "parallel.pipeline"]),
+        ({"context": 2}, ["parallel.context", "strategy ddp or fsdp"]),
         ({"strategy": "ddp", "offload": True}, ["parallel.offload", "fsdp"]),
         ({"strategy": "ddp", "shard": 2}, ["parallel.shard", "fsdp"]),
         ({"strategy": "ddp", "sequence": True}, ["parallel.sequence", "parallel.tensor"]),
@@ -69,7 +73,7 @@ def test_several_processes_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_process_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("flagai.parallel.world.processes", lambda: 2)
     with pytest.raises(ConfigError, match=r"parallel\.strategy=ddp"):
         make_strategy(ParallelConfig(), device="cpu")
 
@@ -78,15 +82,13 @@ def test_what_this_release_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"flagai\[deepspeed\]"):
         make_strategy(ParallelConfig(strategy="zero2"), device="cpu")
-    with pytest.raises(ConfigError, match=r"parallel\.context"):
-        make_strategy(ParallelConfig(strategy="ddp", context=2), device="cpu")
 
 
 def test_the_names_of_the_original() -> None:
     assert from_environment("pytorch") == {"strategy": "single", "tensor": 1}
     assert from_environment("pytorchDDP") == {"strategy": "ddp", "tensor": 1}
     assert from_environment("deepspeed") == {"strategy": "zero2", "tensor": 1}
-    assert from_environment("deepspeed+mpu", model_parallel_size=4) == {"strategy": "zero2", "tensor": 4}
+    assert from_environment("deepspeed+mpu", model_parallel_size=4) == {"strategy": "fsdp", "tensor": 4}
     assert from_environment("bmtrain") == {"strategy": "bmtrain", "tensor": 1}
     with pytest.raises(UnknownNameError, match="pytorchDDP"):
         from_environment("pytorchddp")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +59,25 @@ def test_a_script_under_torchrun(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "divided torch.Size([32, 8])" in done.stdout
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/own_module_in_parts"
+
+
+def test_the_example_changes_fewer_than_ten_lines_of_training() -> None:
+    one, parts = ((EXAMPLE / name).read_text(encoding="utf-8").splitlines() for name in ("one.py", "parts.py"))
+    new = [line for line in difflib.unified_diff(one, parts, n=0, lineterm="") if re.match(r"\+\s*[^\s+\"]", line)]
+    assert len([line for line in new if "here =" not in line]) < 10, new
+
+
+@pytest.mark.proof
+def test_the_example_divided_learns_as_the_example_whole() -> None:
+    losses = []
+    for command in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        script = EXAMPLE / ("parts.py" if command else "one.py")
+        words = [sys.executable, *command, str(script), str(EXAMPLE / "README.md")]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=True)
+        losses.append([float(found) for found in re.findall(r"loss ([\d.]+)", done.stdout)])
+    one, parts = losses
+    assert len(one) == 4 and len(parts) == 8
+    assert all(abs(a - parts[2 * i]) < 1e-3 and parts[2 * i] == parts[2 * i + 1] for i, a in enumerate(one))

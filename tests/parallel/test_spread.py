@@ -1,52 +1,15 @@
-"""Every way of spreading a model against one process: losses, gradient norms and weights over 20 steps."""
+"""Every way of spreading a model against one process: losses, gradient norms and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import spread_jobs as jobs
-import spread_world as worlds
-
-LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
-"""largest differences allowed in fp32: loss (near 5), relative norm, weights (near 1)"""
-HALF = 0.1
-"""the same for losses in bf16, whose numbers are exact to a hundredth; the last step has one example"""
-ROWS = (8, 7, 8, 1)
-"""a short training"""
-
-
-SLOW = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Any]:
-    with worlds.world(2) as made:
-        yield made
-
-
-@cache
-def alone(family: str, accumulation: int = 1, rows: tuple[int, ...] = jobs.ROWS) -> dict[str, Any]:
-    return jobs.train(family, None, accumulation=accumulation, rows=rows)
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> tuple[float, float, float]:
-    """Largest of loss, relative norm and weights."""
-    losses, norms = np.array(found["steps"]).T, np.array(expected["steps"]).T
-    assert found["weights"].keys() == expected["weights"].keys()
-    weights = max(np.abs(found["weights"][n] - w).max() for n, w in expected["weights"].items())
-    return np.abs(losses[0] - norms[0]).max(), np.abs(losses[1] / norms[1] - 1).max(), float(weights)
-
-
-def agree(results: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    for found in results:
-        loss, norm, weight = differences(found, expected)
-        print(f"loss {loss:.1e} norm {norm:.1e} weight {weight:.1e}")
-        assert loss < LOSS and norm < NORM and weight < WEIGHT
-
+import torch
+from spread_checks import HALF, LOSS, NORM, PROOF, ROWS, agree, alone, differences, quick
 
 TWO: dict[str, dict[str, Any]] = {
     "ddp": {"sizes": {"replicate": 2}},
@@ -57,50 +20,79 @@ TWO: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", ["glm", "bert"])
-@pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("way", TWO)
-def test_two_processes_train_as_one(two: Any, way: str, family: str, accumulation: int) -> None:
-    results = two.run("train", family=family, **TWO[way], accumulation=accumulation)
-    agree(results, alone(family, accumulation))
+def test_two_processes_train_as_one(two: Any, way: str, family: str) -> None:
+    rows = (8, 7, 3, 1)
+    results = two.run("train", family=family, **TWO[way], accumulation=3, rows=rows)
+    agree(results, alone(family, 3, rows))
     whole = sum(w.size for w in results[0]["weights"].values())
     assert all(found["numbers"] < (1.01 if way == "ddp" else 0.75) * whole for found in results)
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "opt", "t5", "llama", "qwen3", "classifier"])
+@PROOF
+@pytest.mark.parametrize("family", ["glm", "bert"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("way", TWO)
+def test_twenty_steps(two: Any, way: str, family: str, accumulation: int) -> None:
+    agree(two.run("train", family=family, **TWO[way], accumulation=accumulation), alone(family, accumulation))
+
+
+@pytest.mark.parametrize(
+    "family",
+    quick(
+        ["roberta", "modernbert", "gpt2", "opt", "t5", "llama", "qwen3", "classifier"],
+        but={"modernbert", "gpt2", "t5"},
+    ),
+)
 def test_the_plan_of_each_family(two: Any, family: str) -> None:
     results = two.run("train", family=family, rows=ROWS, **TWO["tensor"])
     agree(results, alone(family, rows=ROWS))
     assert results[0]["numbers"] < 0.75 * sum(w.size for w in results[0]["weights"].values())
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "opt", "llama", "classifier"])
+@pytest.mark.parametrize(
+    "family", quick(["roberta", "modernbert", "gpt2", "opt", "llama", "classifier", "t5"], but={"t5"})
+)
 def test_the_stages_of_each_family(two: Any, family: str) -> None:
-    results = two.run("train", family=family, rows=ROWS, **TWO["pipeline"])
-    agree(results, alone(family, rows=ROWS))
+    results = two.run("train", family=family, rows=ROWS, accumulation=2, **TWO["pipeline"])
+    agree(results, alone(family, 2, ROWS))
     assert results[0]["numbers"] < 0.75 * sum(w.size for w in results[0]["weights"].values())
 
 
-@pytest.mark.parametrize("way", TWO)
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])  # elsewhere one process knows the count of the whole batch
 def test_a_wrong_normaliser_is_noticed(two: Any, way: str) -> None:
-    if way in ("tensor", "pipeline"):  # there one process knows the count of the whole batch
-        pytest.skip("has one count only")
-    results = two.run("train", family="glm", plant="mean of means", rows=jobs.ROWS[:4], **TWO[way])
-    loss, norm, _ = differences(results[0], alone("glm") | {"steps": alone("glm")["steps"][:4]})
+    rows = jobs.ROWS[:4]
+    results = two.run("train", family="glm", plant="mean of means", rows=rows, **TWO[way])
+    loss, norm, _ = differences(results[0], alone("glm", rows=rows))
     assert loss > 10 * LOSS
     assert norm > 10 * NORM
 
 
 @pytest.mark.parametrize(
-    "family", ["glm", "headed", pytest.param("bert", marks=SLOW), pytest.param("gpt2", marks=SLOW)]
+    ("way", "family"),
+    quick(
+        list(product(TWO, ("bert kept", "gpt2 kept", "t5 kept"))),
+        but={("tensor", "bert kept"), ("fsdp", "gpt2 kept"), ("pipeline", "t5 kept")},
+    ),
 )
-@pytest.mark.parametrize("way", TWO)
+def test_scores_of_chosen_tokens_alone(two: Any, way: str, family: str) -> None:
+    agree(two.run("train", family=family, rows=ROWS, **TWO[way]), alone(family, rows=ROWS))
+
+
+@pytest.mark.parametrize(
+    ("way", "family"),
+    quick(
+        list(product(TWO, ("glm", "headed", "bert", "gpt2"))),
+        but={("ddp", "glm"), ("tensor", "headed"), ("pipeline", "glm")},
+    ),
+)
 def test_without_pads(two: Any, way: str, family: str) -> None:
     results = two.run("train", family=family, packed=True, rows=ROWS, **TWO[way])
     agree(results, alone(family, rows=ROWS))
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("accumulation", quick([1, 3], but={3}))
 def test_what_few_examples_or_none_use(two: Any, way: str, accumulation: int) -> None:
     """Some steps use a layer on one process only, or on none; what nobody uses is not even decayed."""
     results = two.run("train", family="moody", accumulation=accumulation, **TWO[way])
@@ -110,10 +102,22 @@ def test_what_few_examples_or_none_use(two: Any, way: str, accumulation: int) ->
     assert "never.weight/exp_avg" not in results[0]["state"]["optimizer"]
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_adapters(two: Any, way: str) -> None:
-    results = two.run("train", family="lora", rows=ROWS, **TWO[way])
-    agree(results, alone("lora", rows=ROWS))
+@pytest.mark.parametrize(
+    ("way", "family", "options"),
+    [
+        ("tensor", "lora", {}),
+        pytest.param("tensor", "lora", {"sequence": True}, marks=PROOF),
+        ("tensor", "lora gpt2", {"sequence": True}),
+        pytest.param("tensor", "lora gpt2", {}, marks=PROOF),
+        pytest.param("ddp", "lora", {}, marks=PROOF),
+        pytest.param("fsdp", "lora", {}, marks=PROOF),
+        pytest.param("pipeline", "lora", {}, marks=PROOF),
+    ],
+)
+def test_adapters(two: Any, way: str, family: str, options: dict[str, Any]) -> None:
+    results = two.run("train", family=family, rows=ROWS, **TWO[way], **options)
+    # The norm of GPT-2's adapters grows fourfold in a step: micro-batches on one process differ by 4e-5, too.
+    agree(results, alone(family, rows=ROWS), norm=NORM if family == "lora" else 2e-4)
 
 
 def test_a_wrong_plan_is_noticed(two: Any) -> None:
@@ -121,39 +125,53 @@ def test_a_wrong_plan_is_noticed(two: Any) -> None:
     assert differences(results[0], alone("modernbert", rows=ROWS))[0] > 10 * LOSS
 
 
-@pytest.mark.parametrize("options", [{"offload": True}, {"precision": "bf16"}], ids=["offload", "bf16"])
-def test_shards_in_other_places_and_formats(two: Any, options: dict[str, Any]) -> None:
-    results = two.run("train", family="bert", rows=ROWS, **TWO["fsdp"], **options)
-    expected = jobs.train("bert", None, rows=ROWS, precision=options.get("precision", "fp32"))
-    if "offload" in options:
-        agree(results, expected)
-    else:
-        assert differences(results[0], expected)[0] < HALF
+def test_shards_in_the_memory_of_the_cpu(two: Any) -> None:
+    agree(two.run("train", family="bert", rows=ROWS, offload=True, **TWO["fsdp"]), alone("bert", rows=ROWS))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("way", ["ddp", "tensor", "pipeline"])
+@pytest.mark.parametrize(
+    ("way", "precision"),
+    quick(list(product(TWO, ("bf16", "fp16"))), but={("fsdp", "bf16"), ("pipeline", "bf16"), ("tensor", "fp16")}),
+)
 def test_half_precision(two: Any, way: str, precision: str) -> None:
     results = two.run("train", family="glm", rows=ROWS, precision=precision, **TWO[way])
-    assert differences(results[0], jobs.train("glm", None, rows=ROWS, precision=precision))[0] < HALF
+    expected = alone("glm", rows=ROWS, precision=precision)
+    loss, norm, _ = differences(results[0], expected)
+    assert loss < HALF
+    assert norm < HALF or precision == "fp16"  # whose first steps overflow, as they should
 
 
-@pytest.mark.parametrize("family", ["glm", "t5"])
-@pytest.mark.parametrize("way", [*TWO, "one process"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_gradients_may_be_summed_in_half(two: Any, way: str) -> None:
+    results = two.run("train", family="glm", rows=ROWS, reduce_dtype=torch.bfloat16, **TWO[way])
+    loss, norm, _ = differences(results[0], alone("glm", rows=ROWS))
+    assert NORM < norm < 1e-2 and loss < 1e-2  # seen: near 3e-4 and 2e-4; with fp32 it would be below NORM
+
+
+@pytest.mark.parametrize(
+    ("way", "family"),
+    quick(
+        [(w, f) for w, f in product([*TWO, "one process"], ("glm", "t5"))],
+        but={("fsdp", "glm"), ("pipeline", "t5"), ("one process", "glm")},
+    ),
+)
 def test_layers_computed_twice(two: Any, way: str, family: str) -> None:
     if way == "one process":
         agree([jobs.train(family, None, rows=ROWS, recompute=True)], alone(family, rows=ROWS))
-    elif (family, way) != ("t5", "pipeline"):
+    else:
         results = two.run("train", family=family, rows=ROWS, recompute=True, **TWO[way])
         agree(results, alone(family, rows=ROWS))
 
 
-@pytest.mark.parametrize("family", ["glm", "bert", "roberta", "modernbert", "gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    "family", quick(["glm", "bert", "roberta", "modernbert", "gpt2", "llama", "qwen3"], but={"glm", "llama"})
+)
 def test_shared_tokens(two: Any, family: str) -> None:
     results = two.run("train", family=family, sequence=True, rows=ROWS, **TWO["tensor"])
     agree(results, alone(family, rows=ROWS))
 
 
+@PROOF
 def test_shared_tokens_computed_twice(two: Any) -> None:
     results = two.run("train", family="glm", sequence=True, recompute=True, rows=ROWS, **TWO["tensor"])
     agree(results, alone("glm", rows=ROWS))
@@ -165,48 +183,37 @@ def test_a_loss_on_divided_scores(two: Any) -> None:
 
 
 def test_a_module_of_ones_own_is_divided_by_a_few_lines(two: Any) -> None:
-    results = two.run("own", sizes={"tensor": 2})
-    agree(results, jobs.own(None))
+    results = two.run("own", sizes={"tensor": 2}, rows=ROWS)
+    agree(results, jobs.own(None, rows=ROWS))
 
 
 @pytest.mark.parametrize(
-    ("family", "meta"),
-    [
-        ("glm", False),
-        ("gpt2", True),
-        pytest.param("glm", True, marks=SLOW),
-        pytest.param("gpt2", False, marks=SLOW),
-    ],
-    ids=["glm-read before", "gpt2-read after", "glm-read after", "gpt2-read before"],
+    ("way", "family", "meta"),
+    quick(
+        list(product(TWO, ("glm", "gpt2", "t5"), (False, True))),
+        but={("fsdp", "glm", True), ("tensor", "gpt2", True), ("pipeline", "t5", True)},
+    ),
 )
-@pytest.mark.parametrize("way", TWO)
-def test_a_run_goes_on_in_another_layout(two: Any, way: str, meta: bool, family: str) -> None:
-    """Six steps here, six there; and back."""
-    rows, more = jobs.ROWS[:6], jobs.ROWS[6:12]
-    once = jobs.train(family, None, rows=jobs.ROWS[:12])
+def test_a_run_goes_on_in_another_layout(two: Any, way: str, family: str, meta: bool) -> None:
+    """Some steps here, some there, and back; with `meta` the weights are read after the model was divided."""
+    rows, more = jobs.ROWS[:3], jobs.ROWS[3:6]
+    once = alone(family, rows=jobs.ROWS[:6])
+    expected = once | {"steps": once["steps"][3:6]}
     first = jobs.train(family, None, rows=rows)
-    agree_on_steps(two.run("train", family=family, rows=more, first=6, start=first, meta=meta, **TWO[way]), once)
+    agree(two.run("train", family=family, rows=more, first=3, start=first, meta=meta, **TWO[way]), expected)
     first = two.run("train", family=family, rows=rows, **TWO[way])[0]
-    agree_on_steps([jobs.train(family, None, rows=more, first=6, start=first)], once)
+    agree([jobs.train(family, None, rows=more, first=3, start=first)], expected)
 
 
-def agree_on_steps(results: list[dict[str, Any]], once: dict[str, Any]) -> None:
-    agree(results, once | {"steps": once["steps"][6:12]})
-
-
-@pytest.mark.parametrize("family", ["glm", "gpt2"])
-@pytest.mark.parametrize("way", TWO)
+@pytest.mark.parametrize(
+    ("way", "family"),
+    quick(
+        list(product(TWO, ("glm", "gpt2", "t5"))),
+        but={("fsdp", "gpt2"), ("tensor", "gpt2"), ("pipeline", "t5")},
+    ),
+)
 def test_parts_make_up_the_whole_once(two: Any, way: str, family: str) -> None:
-    found = two.run("parts", family=family, **TWO[way])
-    whole = found[0][1]
-    seen = {entry: np.zeros(value.shape, dtype=int) for entry, value in whole.items()}
-    for mine, _ in found:
-        for name, key, shape, offset, size, values in mine:
-            assert shape == whole[name, key].shape
-            place = tuple(slice(a, a + n) for a, n in zip(offset, size, strict=True))
-            seen[name, key][place] += 1
-            np.testing.assert_array_equal(values, whole[name, key][place])
-    assert all((counts == 1).all() for counts in seen.values())
+    jobs.check_parts(two.run("parts", family=family, **TWO[way]))
 
 
 @pytest.mark.parametrize("way", TWO)
@@ -217,10 +224,17 @@ def test_evaluation_gives_all_processes_the_same(two: Any, way: str) -> None:
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("way", "family"),
+    quick(list(product(("ddp", "fsdp", "tensor"), ("gpt2", "t5", "llama"))), but={("tensor", "t5"), ("fsdp", "gpt2")}),
+)
+def test_writing_is_that_of_one_process(two: Any, way: str, family: str) -> None:
+    expected = jobs.write(family, None)
+    assert two.run("write", family=family, **TWO[way]) == [expected, expected]
+
+
 def test_dropout_is_common_to_a_tensor_group_and_not_to_copies(two: Any) -> None:
     one, other = two.run("dropped", family="bert", **TWO["tensor"])
-    assert one == other
-    one, other = two.run("dropped", family="bert", sequence=True, **TWO["tensor"])
     assert one == other
     one, other = two.run("dropped", family="bert", sequence=True, recompute=True, **TWO["tensor"])
     assert one == other
@@ -230,32 +244,40 @@ def test_dropout_is_common_to_a_tensor_group_and_not_to_copies(two: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("family", "sizes", "kind", "words"),
+    ("family", "sizes", "options", "kind", "words"),
     [
-        ("t5", {"pipeline": 2}, "ModelError", ["stages", "T5", "parallel.tensor"]),
-        ("own", {"tensor": 2}, "ModelError", ["Feed", "flagai_plan"]),
-        ("three heads", {"tensor": 2}, "ModelError", ["num_attention_heads 3", "parallel.tensor"]),
-        ("one layer", {"pipeline": 2}, "ModelError", ["2 stages for 1 layers", "at most 1"]),
-        ("lora", {"tensor": 2}, "ModelError", ["adapter", "ddp or fsdp"]),
-        ("glm", {"tensor": 3}, "ConfigError", ["tensor 3 makes 3 processes, but 2"]),
-        ("glm", {"pipeline": 2, "shard": 2}, "ConfigError", ["cannot be sharded"]),
+        ("own", {"tensor": 2}, {}, "ModelError", ["Feed", "flagai_plan"]),
+        ("own", {"pipeline": 2}, {}, "ModelError", ["stages", "parallel.tensor"]),
+        ("own", {"context": 2}, {}, "ModelError", ["Feed", "parallel.context"]),
+        ("three heads", {"tensor": 2}, {}, "ModelError", ["num_attention_heads 3", "parallel.tensor"]),
+        ("three heads", {"context": 2}, {"context_method": "ulysses"}, "ModelError", ["3 heads", "all-gather"]),
+        ("one layer", {"pipeline": 2}, {}, "ModelError", ["2 stages for 1 layers", "at most 1"]),
+        ("lora t5", {"tensor": 2}, {}, "ModelError", ["adapter", "ddp or fsdp"]),
+        ("dora", {"tensor": 2}, {}, "ModelError", ["adapter", "plain B A x"]),
+        ("t5", {"tensor": 2}, {"sequence": True}, "ModelError", ["T5", "parallel.sequence"]),
+        ("t5", {"context": 2}, {}, "ModelError", ["T5", "parallel.context"]),
+        ("glm", {"tensor": 3}, {}, "ConfigError", ["tensor 3 makes 3 processes, but 2"]),
+        ("glm", {"pipeline": 2}, {"schedule": "dualpipe"}, "ConfigError", ["dualpipe", "zero-bubble"]),
+        (
+            "glm",
+            {"pipeline": 2, "shard": 2},
+            {"schedule": "zero-bubble"},
+            "ConfigError",
+            ["parallel.schedule", "1f1b"],
+        ),
     ],
 )
-def test_what_cannot_be_is_said(two: Any, family: str, sizes: dict[str, int], kind: str, words: list[str]) -> None:
-    for found in two.run("error", family=family, sizes=sizes):
+def test_what_cannot_be_is_said(
+    two: Any, family: str, sizes: dict[str, int], options: dict[str, Any], kind: str, words: list[str]
+) -> None:
+    for found in two.run("error", family=family, sizes=sizes, **options):
         assert found[0] == kind
         assert all(word in found[1] for word in words), found[1]
 
 
-def test_tokens_that_cannot_be_shared(two: Any) -> None:
-    for kind, text in two.run("error", family="t5", sizes={"tensor": 2}, sequence=True):
-        assert kind == "ModelError" and "parallel.sequence" in text
-
-
-def test_shared_tokens_are_not_computed_twice_on_a_pipeline(two: Any) -> None:
-    sizes = {"pipeline": 2, "tensor": 2}
-    for kind, text in two.run("error", family="glm", sizes=sizes, sequence=True, recompute=True):
-        assert kind == "ConfigError" and "parallel.sequence" in text
+def test_a_pipeline_does_not_write(two: Any) -> None:
+    for kind, text in two.run("error", family="gpt2", sizes={"pipeline": 2}, when="answer"):
+        assert kind == "ConfigError" and "parallel.pipeline" in text
 
 
 def test_an_optimizer_before_place_is_refused(two: Any) -> None:

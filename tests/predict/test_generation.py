@@ -237,6 +237,8 @@ def test_a_long_text_is_cut_and_a_long_answer_bounded(predictors: dict[str, Pred
     cut = predictor.predict_generate_beamsearch("abcdefgh" * 9, input_max_length=8, out_max_length=4)
     assert cut == predictor.predict_generate_beamsearch("abcdef", out_max_length=4)  # [CLS] and [SEP] count
     assert isinstance(predictor.predict_generate_beamsearch("abc", out_max_length=150), str)
+    # Contrastive search reads the last token of an answer too: one position more.
+    assert isinstance(predictor.predict_generate_contrastive_search("abc", out_max_length=150, beam_size=2), str)
 
 
 def test_pictures_are_not_planned(predictors: dict[str, Predictor]) -> None:

@@ -109,7 +109,7 @@ def test_frozen_parameters_stay_frozen_in_a_continued_run(reviews, tiny_bert, tm
 def test_a_checkpoint_just_written_is_never_the_one_that_goes(tmp_path):
     for step in (5, 10, 20):
         (tmp_path / f"step-{step}").mkdir()
-    checkpoint.keep_newest(tmp_path, 1, last=10)
+    checkpoint.keep(tmp_path, 1, last=10)
     assert [path.name for path in tmp_path.iterdir()] == ["step-10"]
 
 

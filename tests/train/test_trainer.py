@@ -296,12 +296,10 @@ def test_half_precision_learns_too(reviews, tiny_bert, tmp_path, precision):
 
 
 def test_disk_full_leaves_no_half_checkpoint(reviews, tiny_bert, tmp_path, monkeypatch):
-    from flagai.train import checkpoint
-
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OutputError, match="disk is full"):
         Trainer(config(reviews, tiny_bert, tmp_path / "run")).train()
     assert list((tmp_path / "run/checkpoints").iterdir()) == []

@@ -1,8 +1,11 @@
-"""The original's `flagai.launch`: says which release starts several processes. It starts none itself."""
+"""The original's `flagai.launch`: a script in several processes. It knows neither model nor training."""
 
 from __future__ import annotations
 
-from flagai._compat._adapters.later import PARALLEL, later_error
+import sys
+from collections.abc import Sequence
+
+from flagai._compat._adapters.several import launch_script
 
 
 def launch_dist(
@@ -14,8 +17,22 @@ def launch_dist(
     hostfile: str | None = "hostfile",
     nccl_info: bool = False,
     training_script: str = "train.py",
-    training_script_paras: object = None,
-    training_paras: object = None,
+    training_script_paras: Sequence[str] | None = None,
+    training_paras: Sequence[str] | None = None,
 ) -> None:
-    """Raises LaterModuleError: this release trains in one process."""
-    raise later_error("flagai.launch", "launch_dist", PARALLEL)
+    """Start `training_script` in all processes and wait for their end; whatever the launcher, torchrun's agent does it.
+
+    Raises:
+        ConfigError: a script that is not there, or machines that cannot be reached.
+        SystemExit: when they have ended, with an exit code or the first error.
+    """
+    given = [*(training_script_paras or ()), *(training_paras or ())]
+    launch_script(
+        training_script,
+        given or sys.argv[1:],
+        nodes=num_nodes,
+        processes=gpus_per_node,
+        address=master_addr,
+        port=master_port,
+        hostfile=hostfile,
+    )

@@ -23,6 +23,8 @@ data_app = typer.Typer(help="Look at files of examples.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 ckpt_app = typer.Typer(help="Look at checkpoints, and write them in another layout.", no_args_is_help=True)
 app.add_typer(ckpt_app, name="ckpt")
+verify_app = typer.Typer(help="Proofs on your own configuration.", no_args_is_help=True)
+app.add_typer(verify_app, name="verify")
 
 Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
 Config = Annotated[Path, typer.Argument(help="A run.yaml; see `flagai init`.", metavar="RUN.YAML")]
@@ -121,14 +123,57 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue though settings have changed.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run in the folder is deleted.")] = False,
     offline: Offline = False,
+    nnodes: Annotated[int | None, typer.Option(min=1, help="Machines; default: one, or all of the hostfile.")] = None,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="0 on the machine of the meeting point.")] = None,
+    endpoint: Annotated[
+        str, typer.Option("--rdzv-endpoint", "--rdzv", help="host:port where machines meet; the same on all of them.")
+    ] = "",
+    hostfile: Annotated[
+        Path | None, typer.Option(help="Lines `host slots=N`: starts the run on all of them, over ssh.")
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often processes are started again when one of them ends with an error.")
+    ] = 0,
+    ssh: Annotated[str, typer.Option(help="With --hostfile: words that run a command on {host}; default: ssh.")] = "",
 ) -> None:
     """Train, evaluate, save and report; continues an unfinished run. Takes key=value settings.
 
     For example: flagai train run.yaml train.learning_rate=3e-5 output=runs/second
+
+    Starts several processes where the section parallel asks for them.
     """
+    from flagai.cli.launching import Machines
     from flagai.cli.train import train as run
 
-    run(config, context.args, resume=resume, fresh=fresh, offline=offline)
+    machines = Machines(
+        nnodes=nnodes, node_rank=node_rank, endpoint=endpoint, hostfile=hostfile, restarts=max_restarts, ssh=ssh
+    )
+    run(config, context.args, resume=resume, fresh=fresh, offline=offline, machines=machines)
+
+
+@app.command(context_settings=OVERRIDES)
+def plan(
+    context: typer.Context,
+    config: Config,
+    memory: Annotated[
+        str | None, typer.Option(help="Of one device, for instance 24GiB; default: what is here.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="To compare layouts for; default: as set, or the GPUs here.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, where it will run; default: as here.")] = None,
+    no_measure: Annotated[bool, typer.Option("--no-measure", help="Make no real steps here.")] = False,
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a run will need: memory in every layout, time, disk, and the smallest change that fits.
+
+    For example: flagai plan run.yaml --memory 24GiB --processes 2
+    """
+    from flagai.cli.plan import plan as run
+
+    options = {"memory": memory, "processes": processes, "device": device, "measure": not no_measure}
+    run(config, context.args, offline=offline, as_json=as_json, **options)
 
 
 @app.command("eval")
@@ -216,15 +261,15 @@ def ckpt_convert(
     source: Annotated[Path, typer.Argument(help="A folder with a model, in any layout.")],
     target: Annotated[Path, typer.Argument(help="The new folder.")],
     layout: Annotated[
-        str, typer.Option(help="flagai, huggingface, flagai-original; thudm for GLM, flagai-trainer for others.")
+        str, typer.Option(help="flagai, huggingface, flagai-original, torch-dcp; GLM: thudm; others: flagai-trainer.")
     ] = "flagai",
     shards: Annotated[
         int | None,
-        typer.Option(help="GLM: files of weights; model-parallel parts for the layouts thudm and flagai-original."),
+        typer.Option(help="Files of weights; model-parallel parts for the layouts thudm and flagai-original."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="keep, fp32, fp16 or bf16.")] = "keep",
 ) -> None:
-    """Write a model in another layout; a GLM in any number of shards, needing the memory of one."""
+    """Write a model in another layout; a GLM or a checkpoint of ours in any number of files, one tensor at a time."""
     from flagai.cli.ckpt import convert
 
     convert(source, target, layout=layout, shards=shards, dtype=dtype)
@@ -242,11 +287,82 @@ def ckpt_inspect(
 
 
 @ckpt_app.command("ls")
-def ckpt_ls(folder: Annotated[Path, typer.Argument(help="A folder with a GLM, in any layout.")]) -> None:
-    """List the tensors of a checkpoint under the names they have there."""
-    from flagai.cli.ckpt import ls
+def ckpt_ls(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, or one with a model in any layout.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (of a run).")] = False,
+) -> None:
+    """The checkpoints of a run; of a single model its tensors, under the names they have there."""
+    from flagai.cli import ckpt, ckpt_runs
 
-    ls(folder)
+    if ckpt_runs.is_run(folder):
+        ckpt_runs.ls(folder, as_json=as_json)
+    else:
+        ckpt.ls(folder)
+
+
+@ckpt_app.command("verify")
+def ckpt_verify(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, single checkpoints or models.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read every byte and compare it with the manifest; exit code 1 if something is damaged."""
+    from flagai.cli.ckpt_runs import verify
+
+    verify(folders, as_json=as_json)
+
+
+@ckpt_app.command("merge")
+def ckpt_merge(
+    sources: Annotated[list[Path], typer.Argument(help="A checkpoint, or several of one model; a run: its newest.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new folder.")],
+    offline: Offline = False,
+) -> None:
+    """One plain model folder: adapters merged into their base, several checkpoints averaged, no state of a run."""
+    from flagai.cli.ckpt_runs import merge
+
+    merge(sources, output, offline=offline)
+
+
+@verify_app.command("resume", context_settings=OVERRIDES)
+def verify_resume(
+    context: typer.Context,
+    config: Config,
+    kills: Annotated[int, typer.Option(min=1, help="How often the run is killed.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    during: Annotated[str, typer.Option(help="anywhere, or saves: only while something is written.")] = "anywhere",
+    steps: Annotated[int | None, typer.Option(min=4, help="Train so many steps instead of all.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: <output of the run>-verify.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the two runs where they are.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Run once undisturbed and once killed (SIGKILL) at random moments and continued; compare bit for bit.
+
+    Takes key=value settings. Exit code 1 where anything differs.
+    """
+    from flagai.cli.verify import resume as run
+
+    options = {"kills": kills, "seed": seed, "during": during, "steps": steps, "keep": keep, "offline": offline}
+    run(config, context.args, output=output, **options)
+
+
+@verify_app.command("parallel", context_settings=OVERRIDES)
+def verify_parallel(
+    context: typer.Context,
+    config: Config,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each training.")] = 20,
+    layers: Annotated[int, typer.Option(min=2, help="Layers of the small model.")] = 4,
+    width: Annotated[int, typer.Option(min=16, help="Its width, a multiple of 8.")] = 64,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: <output of the run>-verify.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave model and runs where they are.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Train a small model of the run's family under every strategy, on CPU processes here; compare with one process.
+
+    Takes key=value settings. Exit code 1 where one of them differs by more than rounding.
+    """
+    from flagai.cli.verify import parallel as run
+
+    run(config, context.args, output=output, steps=steps, layers=layers, width=width, keep=keep, offline=offline)
 
 
 @app.command()

@@ -10,6 +10,10 @@ from typing import Any
 
 import typer
 
+DCP = "torch-dcp"
+_HUGGING_FACE = ("flagai", "huggingface")
+"""the same folders by two names"""
+
 
 def inspect(folder: Path, *, as_json: bool) -> None:
     """Layout, files, sizes, parameters; everything is checked as it is before loading."""
@@ -59,6 +63,14 @@ def _is_glm(folder: Path) -> bool:
 
 def convert(source: Path, target: Path, *, layout: str, shards: int | None, dtype: str) -> None:
     """Write a checkpoint in another layout, with a bar where somebody watches."""
+    from flagai.models.rewrite import is_ours
+
+    if layout == DCP:
+        _convert_to_dcp(source, target)
+        return
+    if layout in _HUGGING_FACE and is_ours(source):
+        _rewrite(source, target, shards=shards, dtype=dtype)
+        return
     if not _is_glm(source):
         from flagai.models.convert import convert as run_other
 
@@ -79,6 +91,24 @@ def convert(source: Path, target: Path, *, layout: str, shards: int | None, dtyp
 
         done = run(source, target, layout=layout, shards=shards, dtype=dtype, start=start, progress=progress)
     _tell(done, target)
+
+
+def _rewrite(source: Path, target: Path, *, shards: int | None, dtype: str) -> None:
+    """A checkpoint or a trained model of ours: task and head come along, the state of the run does not."""
+    from flagai.models.rewrite import rewrite
+
+    done = rewrite([source], target, dtype=dtype, shards=shards)
+    typer.echo(f"flagai -> flagai: {target}")
+    typer.echo(f"  {done.num_tensors:,} tensors, {done.num_parameters:,} parameters, {', '.join(done.dtypes)}")
+    typer.echo(f"  files: {', '.join(done.files)}")
+
+
+def _convert_to_dcp(source: Path, target: Path) -> None:
+    from flagai.train.checkpoints.dcp import to_dcp
+
+    count = to_dcp(source, target)
+    typer.echo(f"flagai -> {DCP}: {target}")
+    typer.echo(f"  {count:,} tensors")
 
 
 def _tell(done: Any, target: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from flagai.errors import ConfigError, FlagaiError
+from flagai.errors import ConfigError, FlagaiError, OtherRankError
+from flagai.parallel import surroundings, worker
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
@@ -18,8 +20,17 @@ class Stopped(Exception):
     """A verb was interrupted; the text says what can be done now, "" for nothing."""
 
 
+class Failed(Exception):
+    """What a verb started has failed; the text is what to show, as it is."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def main() -> None:
     """Run the command line; our errors are messages, not tracebacks."""
+    worker.begin()
     with _CtrlC() as ctrl_c:
         try:
             # Here and not above: loading the command line takes time, in which Ctrl-C is as usual as later.
@@ -27,6 +38,8 @@ def main() -> None:
 
             app()
         except BaseException as error:
+            if worker.folder() is not None and not (isinstance(error, SystemExit) and not error.code):
+                _leave_word(error, ctrl_c.pressed)
             told = _told(error, ctrl_c.pressed)
             if told is None:
                 raise
@@ -45,12 +58,39 @@ def _told(error: BaseException, pressed: bool) -> tuple[str, int] | None:
     # Libraries turn an interrupt into what they like, an import error for instance.
     if pressed or isinstance(error, KeyboardInterrupt) or ended == _INTERRUPTED:
         return "interrupted", 1
+    if isinstance(error, Failed):
+        return str(error), error.code
+    if (place := surroundings.find()) is not None and (isinstance(error, OtherRankError) or worker.is_broken(error)):
+        return f"rank {place.rank}: {worker.plain(error, _places(error))}", 1
     if isinstance(error, FlagaiError):
         return str(error), 2 if isinstance(error, ConfigError) else 1
     if isinstance(error, OSError):
         # What the operating system refuses (rights, a full disk behind `>`) is no defect of the program either.
         return f"{error.filename or 'output'}: {error.strerror or error}", 1
     return None
+
+
+def _leave_word(error: BaseException, pressed: bool) -> NoReturn:
+    """In a process of several: leaves its end to the launcher, which shows the first error of all.
+
+    It ends at once, without the farewells of libraries whose connections are broken.
+    """
+    if isinstance(error, Stopped) or pressed or isinstance(error, KeyboardInterrupt):
+        worker.stopped(str(error) if isinstance(error, Stopped) else "")
+    elif not isinstance(error, SystemExit):
+        worker.report(error, places=_places(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if isinstance(error, Stopped | KeyboardInterrupt) or pressed else 1)
+
+
+def _places(error: BaseException) -> str:
+    """Where the processes were last seen, for an error of the connection between them."""
+    if not worker.is_broken(error):
+        return ""
+    from flagai.parallel import world
+
+    return world.last_seen()
 
 
 class _CtrlC:

@@ -85,6 +85,8 @@ class BatchPlan:
             )
         self._batch_size, self._batch_tokens = batch_size, batch_tokens
         self._seed, self._data_hash = seed, data_hash
+        self.key = f"{batch_size}/{batch_tokens}/{seed}/{data_hash}"
+        """what the steps of all epochs depend on"""
         self._cached: tuple[int, list[np.ndarray]] = (-1, [])
         self._counts: dict[int, int] = {}
 
@@ -105,6 +107,17 @@ class BatchPlan:
             else:
                 self._counts[epoch] = len(self._cut(epoch))
         return self._counts[epoch]
+
+    def counted(self) -> list[int]:
+        """Steps of the first epochs, as far as they were counted."""
+        counts: list[int] = []
+        while len(counts) in self._counts:
+            counts.append(self._counts[len(counts)])
+        return counts
+
+    def recall(self, counts: Sequence[int]) -> None:
+        """Take over what `counted` gave for a plan of the same `key`: to find a step, no earlier epoch is cut again."""
+        self._counts |= dict(enumerate(counts))
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step within it) of the 0-based global step."""

@@ -39,14 +39,14 @@ def whole_folder(target: Path, *, mark: str = "", full: FullDisk = _FULL) -> Ite
     Raises:
         OutputError: the disk is full or the folder cannot be written; the temporary folder is gone by then.
     """
-    temporary = target.parent / f"{TEMPORARY}{mark}{target.name}"
+    temporary = temporary_of(target, mark=mark)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
-        _flush(temporary)
-        _replace(temporary, target)
+        flush(temporary)
+        put_in_place(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, FlagaiError):
@@ -72,18 +72,42 @@ def cannot_write(error: OSError, target: Path, *, full: FullDisk = _FULL) -> Out
     )
 
 
-def _replace(temporary: Path, target: Path) -> None:
+def temporary_of(target: Path, *, mark: str = "") -> Path:
+    """Where a folder is written before it has its name."""
+    return target.parent / f"{TEMPORARY}{mark}{target.name}"
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
     """Rename, moving an older version aside first: a folder cannot be renamed over one that is not empty."""
     old = target.parent / f"{TEMPORARY}old-{target.name}"
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
     os.replace(temporary, target)
+    flush_names(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def flush(folder: Path) -> None:
+    """Wait until all files below a folder, and their names, are on the disk."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            flush_names(path)
+        else:
+            flush_file(path)
+
+
+def flush_file(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_names(folder: Path) -> None:
+    """Wait until what a folder lists is on the disk, where its file system can be asked to."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse to flush folders, and need no flush
+            os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -12,6 +12,7 @@ As in their program the penalty stays in the sum that a beam is ranked by, and s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from flagai.errors import FlagaiError
 from flagai.generate.histories import Past
 from flagai.generate.hypotheses import Beam, Candidate, Group, Rules
 from flagai.generate.options import GenerationOptions
-from flagai.generate.processors import no_token_allowed
+from flagai.generate.processors import no_numbers, no_token_allowed
 from flagai.generate.ranking import best
 from flagai.generate.requests import Answer, Request
 from flagai.generate.search import Move, Setting
@@ -68,6 +69,10 @@ class Beams:
         move = Move(rows=nothing, tokens=nothing)
         for hunt in self._hunts:
             before = hunt.beams
+            if any(math.isnan(candidates[beam.row][0][0]) for beam in before):  # NaN is the highest of all
+                move.failed.append((hunt.request, no_numbers()))
+                hunt.give_up()
+                continue
             hunt.advance(candidates, self._options.diversity_penalty)
             if hunt.done:
                 self._finish(hunt, before, move)
@@ -158,6 +163,11 @@ class _Hunt:
     @property
     def done(self) -> bool:
         return all(group.done for group in self.groups)
+
+    def give_up(self) -> None:
+        """Leave all rows."""
+        for group in self.groups:
+            group.done = True
 
     @property
     def beams(self) -> list[Beam]:

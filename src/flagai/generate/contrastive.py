@@ -9,6 +9,7 @@ when a candidate is chosen: one pass of the model a step.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from torch.nn.functional import normalize
 from flagai.errors import FlagaiError
 from flagai.generate.histories import Past
 from flagai.generate.options import GenerationOptions
-from flagai.generate.processors import no_token_allowed
+from flagai.generate.processors import no_numbers, no_token_allowed
 from flagai.generate.ranking import best
 from flagai.generate.requests import Answer, Request, make_answer
 from flagai.generate.search import Move, Setting
@@ -110,8 +111,9 @@ class Contrastive:
         found = zip(counts, tokens.tolist(), logprobs.tolist(), probabilities, strict=True)
         for text, (count, ids, likely, ps) in zip(self._texts, found, strict=True):
             text.candidates, text.likely, text.probabilities = ids[:count], likely[:count], ps[:count]
-        for text in self._texts:
-            if not text.candidates:
+            if not count and math.isnan(likely[0]):
+                move.failed.append((text.request, no_numbers()))
+            elif not count:
                 self._go_back(text, move)
         parents = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
         self._texts = [text for text in self._texts if text.candidates]

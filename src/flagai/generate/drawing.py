@@ -16,7 +16,7 @@ from torch import Tensor
 from flagai.errors import FlagaiError
 from flagai.generate.histories import Past
 from flagai.generate.options import GenerationOptions
-from flagai.generate.processors import no_token_allowed
+from flagai.generate.processors import no_numbers, no_token_allowed
 from flagai.generate.requests import Answer, Request, make_answer
 from flagai.generate.sampling import draw, most_probable
 from flagai.generate.search import Move, Setting
@@ -75,6 +75,8 @@ class Drawing:
         """What becomes of a row with the token chosen for it."""
         if row.cut_off:  # the token has no meaning: the model has read the last one of the answer, and no more
             self._finish(index, row, row.answer(), outcome)
+        elif math.isnan(logprob):
+            outcome.failed.append((row.request, no_numbers()))
         elif logprob == -math.inf:
             self._go_back(row, outcome)
         elif token in self._setting.end_ids:

@@ -115,6 +115,7 @@ class Engine:
             self._waiting.append(request)
         return number
 
+    @torch.inference_mode()
     def cancel(self, number: int) -> bool:
         """Give a request up; whether it was still there. Between steps only."""
         if self._open.pop(number, None) is None:

@@ -106,7 +106,7 @@ def write(
     Raises:
         As `generate`; the first error of any prompt.
     """
-    if options.seed is None:
+    if options.seed is None and options.do_sample:  # without draws torch's stream is left alone: training goes on
         options = dataclasses.replace(options, seed=fresh_seed())
     engine = Engine(writer, tokenizer=tokenizer, max_rows=max_rows)
     numbers = _count_copies(prompts) if copies is None else copies

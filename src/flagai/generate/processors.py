@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flagai.errors import ConfigError
+from flagai.errors import ConfigError, ModelError
 from flagai.generate.options import GenerationOptions
 
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -199,4 +199,14 @@ def no_token_allowed() -> ConfigError:
         where="generate",
         expected="at least one token that may come next",
         fix="shorten suppress_tokens, lower min_new_tokens, or raise no_repeat_ngram_size",
+    )
+
+
+def no_numbers() -> ModelError:
+    """The error where a model gives NaN in place of scores: any token would be as good as any other."""
+    return ModelError(
+        "the model's scores are no numbers (NaN)",
+        where="generate",
+        expected="finite scores",
+        fix="load it in bf16 or fp32, as fp16 may overflow; or look whether its training went wrong",
     )

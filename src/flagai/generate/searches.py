@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 USUAL_LENGTH: Final = 128
 """most tokens of an answer where no one says how many"""
 _BETWEEN_WIDE: Final = re.compile(r"(?<=[\u2e80-\uffef])\s+|\s+(?=[\u2e80-\uffef])")
-_EXTRA_TOKENS: Final = 8  # beside a stop string's length: tokens without a character of their own
+_EXTRA_TOKENS: Final = 8  # beside a stop string's bytes, each of which may be a token: those without any
 
 
 def rows_needed(options: GenerationOptions) -> int:
@@ -34,9 +34,10 @@ def settle_options(options: GenerationOptions, writer: Writer, prompt: Prompt, *
     """The options with `max_new_tokens` decided.
 
     Raises:
-        DataError: the prompt is empty, or beyond the model.
+        DataError: the prompt is empty, beyond the model, or of another vocabulary.
         ConfigError: answers beyond the model, or suppressed tokens that it does not have.
     """
+    _check_ids(prompt, int(getattr(writer, "source_size", 0)) or writer.vocab_size, where)
     beyond = [i for i in (*options.suppress_tokens, *(options.eos_token_id or ())) if i >= writer.vocab_size]
     if beyond:
         name = "suppress_tokens" if beyond[0] in options.suppress_tokens else "eos_token_id"
@@ -64,6 +65,18 @@ def settle_options(options: GenerationOptions, writer: Writer, prompt: Prompt, *
             fix="lower it" if prompt.blanks else "lower it, or shorten the prompt",
         )
     return options
+
+
+def _check_ids(prompt: Prompt, size: int, where: str) -> None:
+    """Ids beyond the vocabulary would be looked up beyond a table: on a GPU that stops the whole process."""
+    strange = next((one for one in prompt.ids if not 0 <= one < size), None)
+    if strange is not None:
+        raise DataError(
+            f"the prompt has the token id {strange}",
+            where=where or "generate",
+            expected=f"ids from 0 to {size - 1}: the vocabulary has no others",
+            fix="encode the text with the model's own tokenizer",
+        )
 
 
 def make_search(options: GenerationOptions, writer: Writer, tokenizer: Any = None) -> Search:
@@ -119,12 +132,15 @@ def _constraint(
 
 
 def _stops(texts: Sequence[str], tokenizer: Any) -> Callable[[Sequence[int]], bool]:
-    longest = max(map(len, texts)) + _EXTRA_TOKENS
+    longest = max(len(text.encode()) for text in texts) + _EXTRA_TOKENS
+    # A stop string that is a special token, such as the end of a turn, must not be left out of what is looked at.
+    special = [one for one in getattr(tokenizer, "all_special_tokens", ()) if one]
+    skip = not any(one in text for one in special for text in texts)
     # WordPiece puts a space between any two tokens, Chinese characters too; tasks take it out again.
     joins = type(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)).__name__ == "WordPiece"
 
     def stops(tokens: Sequence[int]) -> bool:
-        tail = tokenizer.decode(list(tokens[-longest:]), skip_special_tokens=True)
+        tail = tokenizer.decode(list(tokens[-longest:]), skip_special_tokens=skip)
         tail = _BETWEEN_WIDE.sub("", tail) if joins else tail
         return any(text in tail for text in texts)
 

@@ -5,10 +5,8 @@ The target is written under another name and renamed when it is whole.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,9 +14,10 @@ from typing import Any, Final, Literal
 import torch
 
 from flagai.data.whole import whole_folder
-from flagai.errors import CheckpointError, ConfigError, ModelError, OutputError, unknown_name
-from flagai.models import legacy, pickles
+from flagai.errors import CheckpointError, ConfigError, ModelError, unknown_name
+from flagai.models import legacy
 from flagai.models.checkpoints import WeightsInfo, read_json, read_state_dict, verify_weights
+from flagai.models.converted import BESIDE, DTYPES, Converted, check_dtype, check_target, dtype_names, files_in
 from flagai.models.loading import LoadReport, quiet_config
 from flagai.models.quiet import quiet_transformers
 
@@ -32,37 +31,8 @@ LAYOUTS: Final[dict[str, Layout]] = {
 }
 """`flagai-original`: what the original's AutoLoader reads; `flagai-trainer`: what its Trainer writes"""
 
-DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_BESIDE: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-    "LICENSE*",
-)
 _OURS: Final = ("task.json", "head.safetensors")
 _LATEST: Final = "latest_iteration.txt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What was written."""
-
-    source: str
-    target: Layout
-    folder: Path
-    files: tuple[str, ...]
-    """all files, relative to the folder"""
-    num_tensors: int
-    num_parameters: int
-    dtypes: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-    """tensors and files of the source that the layout has no place for"""
-    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -79,11 +49,10 @@ def convert(
     source, target = Path(source), Path(target)
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS, where="--layout")
-    if dtype not in ("keep", *DTYPES):
-        raise unknown_name("dtype", dtype, ("keep", *DTYPES), where="--dtype")
+    check_dtype(dtype)
     if shards is not None:
         raise ConfigError("--shards is for GLM alone", where="--shards", fix="leave it out")
-    _check_target(target, source)
+    check_target(target, source)
     info = verify_weights(source)
     model, dropped = _load(info, DTYPES.get(dtype))
     kind = LAYOUTS[layout]
@@ -98,10 +67,10 @@ def convert(
         source=_name(info),
         target=kind,
         folder=target,
-        files=tuple(sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())),
+        files=files_in(target),
         num_tensors=len(state),
         num_parameters=sum(tensor.numel() for tensor in state.values()),
-        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})),
+        dtypes=dtype_names({tensor.dtype for tensor in state.values()}),
         left_out=(*dropped, *(name for name in _OURS if (info.folder / name).is_file())),
     )
 
@@ -122,7 +91,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "tensors": len(state),
         "parameters": sum(map(prod, (info.shapes or {}).values())),
         "bytes": sum(file.stat().st_size for file in info.files),
-        "dtype": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}),
+        "dtype": list(dtype_names({tensor.dtype for tensor in state.values()})),
     }
 
 
@@ -170,15 +139,13 @@ def _write(model: Any, place: Path, layout: Layout) -> Mapping[str, torch.Tensor
             model.save_pretrained(place)
         return dict(model.named_parameters())
     state, config = legacy.export(model, form="trainer" if layout == "flagai-trainer" else "autoloader")
-    state = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    pickles.save({"iteration": 0, "module": state}, place / "pytorch_model.bin")
-    (place / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    legacy.write_files(state, config, place)
     return state
 
 
 def _copy_beside(source: Path, weights: Path, target: Path) -> None:
     """Tokenizer files; a vocab.txt is made where only a tokenizer.json has it."""
-    for pattern in _BESIDE:
+    for pattern in BESIDE:
         for file in (one for place in dict.fromkeys((source, weights)) for one in sorted(place.glob(pattern))):
             if not (target / file.name).exists():
                 shutil.copyfile(file, target / file.name)
@@ -187,10 +154,3 @@ def _copy_beside(source: Path, weights: Path, target: Path) -> None:
         if values.get("type") == "WordPiece":
             ordered = sorted(values["vocab"].items(), key=lambda item: item[1])
             (target / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in ordered), "utf-8")
-
-
-def _check_target(target: Path, source: Path) -> None:
-    if target.exists():
-        raise OutputError("it exists already", where=str(target), fix="choose another folder")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise ConfigError("the target lies in the source", where=str(target), fix="choose a folder beside it")

@@ -32,7 +32,8 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     layer = getter() if getter is not None else None
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no output layer over its vocabulary", expected="a language model")
-    hook = layer.register_forward_pre_hook(lambda _, hidden: (hidden[0][keep], *hidden[1:]))
+    # In front of hooks that divide the layer: what they are given is whole.
+    hook = layer.register_forward_pre_hook(lambda _, hidden: (hidden[0][keep], *hidden[1:]), prepend=True)
     try:
         return model(**{name: value for name, value in inputs.items() if name != KEEP})
     finally:

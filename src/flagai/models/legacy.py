@@ -151,19 +151,27 @@ def save_legacy(
     Errors: `ModelError` for a model the original cannot express.
     """
     from flagai.data.whole import whole_folder
-    from flagai.models import pickles
 
     state, config = export(model, form=form if iteration is None else "trainer")
     target = Path(folder) if iteration is None else Path(folder) / str(iteration)
     with whole_folder(target) as place:
-        content = {"iteration": iteration or 0, "module": {k: v.detach().cpu().contiguous() for k, v in state.items()}}
-        pickles.save(content, place / "pytorch_model.bin")
-        (place / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_files(state, config, place, iteration=iteration or 0)
         if tokenizer is not None:
             _save_tokenizer(tokenizer, place)
     if iteration is not None:
         Path(folder, "latest_iteration.txt").write_text(f"{iteration}\t{iteration}", "utf-8")
     return target
+
+
+def write_files(
+    state: Mapping[str, torch.Tensor], config: Mapping[str, Any], folder: Path, *, iteration: int = 0
+) -> None:
+    """What `export` gave as `pytorch_model.bin` and `config.json` of a folder that is there."""
+    from flagai.models import pickles
+
+    module = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    pickles.save({"iteration": iteration, "module": module}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -16,7 +16,6 @@ The original's BERT differs from Hugging Face's in how it is written down, not i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -261,30 +260,6 @@ def export(model: Any, *, kind: Kind | None = None) -> tuple[dict[str, torch.Ten
     state = to_legacy(stock.state_dict(), _plain_head(head, scale), kind=kind)
     inner_dim = getattr(model.head, "inner_dim", None) if headed else None
     return state, config_to_legacy(stock.config.to_dict(), kind=kind, inner_dim=inner_dim)
-
-
-def save_legacy(
-    model: Any, folder: str | Path, *, kind: Kind | None = None, iteration: int | None = None, tokenizer: Any = None
-) -> Path:
-    """Write a BERT model (with or without a head of ours) so that the original reads it; returns the folder written.
-
-    `pytorch_model.bin` holds `{"module": state, "iteration": n}`; with `iteration`, both files go to
-    `<folder>/<iteration>/` beside a `latest_iteration.txt`. `vocab.txt` is written when a tokenizer is given.
-    Errors: `ModelError` for a model the original cannot express.
-    """
-    import torch
-
-    state, config = export(model, kind=kind)
-    target = Path(folder) if iteration is None else Path(folder) / str(iteration)
-    target.mkdir(parents=True, exist_ok=True)
-    content = {"iteration": iteration or 0, "module": {k: v.detach().cpu().contiguous() for k, v in state.items()}}
-    torch.save(content, target / "pytorch_model.bin")
-    (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    if tokenizer is not None:
-        save_vocab(tokenizer, target)
-    if iteration is not None:
-        Path(folder, "latest_iteration.txt").write_text(f"{iteration}\t{iteration}", "utf-8")
-    return target
 
 
 def _kind_of_model(stock: Any, head: Any) -> Kind:

@@ -221,6 +221,16 @@ def save_lora(model: Any, folder: str | Path) -> None:
         save_head(model.head, target)
 
 
+def adapter_name(name: str) -> str:
+    """The name in the adapter's file of a parameter of the body: an adapter's, or that of a layer trained whole."""
+    return f"{_PREFIX}{name.replace(f'.{_NAME}', '') if '.lora_' in name else name}"
+
+
+def saved_whole(model: Any) -> frozenset[str]:
+    """The body's parameters without adapters that an adapter's file holds nevertheless: new heads."""
+    return frozenset(model.lora.whole)
+
+
 def _saved(model: Any) -> dict[str, Tensor]:
     body = _body(model)
     parameters: dict[str, Tensor] = dict(body.named_parameters())

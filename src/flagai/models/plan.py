@@ -64,16 +64,40 @@ Split = Columns | Rows | Vocabulary | Shared
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A second list of layers, each of which reads what the first one gives, as a decoder does.
+
+    Args:
+        layers: the list of layers.
+        before: the modules that make its first hidden state.
+        reads: the module around the first list; its `last_hidden_state` is what is read.
+    """
+
+    layers: str
+    before: tuple[str, ...]
+    reads: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stages:
     """Where a model may be cut into stages: between two of its layers.
 
     Args:
         layers: the list of layers.
         before: the modules that make the first hidden state; all that is neither here nor a layer comes behind them.
+        after: modules behind the last layer that belong to it, because a `reader` comes next.
+        reader: a second list of layers; a model that has none (an encoder alone) may be cut all the same.
+        everywhere: inside layers, what each stage needs of those that lie before its own.
+        beside: layer → a function of the hidden states and the layer's other arguments that gives what such a layer
+            returns, where that is more than hidden states.
     """
 
     layers: str
     before: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    reader: Reader | None = None
+    everywhere: tuple[str, ...] = ()
+    beside: Callable[[Any], Callable[..., Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ It knows layers by their names only: which process gets what, and how, is decide
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from flagai.errors import ModelError
-from flagai.models.plan import Columns, Kept, Plan, Rows, Shared, Split, Stages, Vocabulary
+from flagai.models.plan import Columns, Kept, Plan, Reader, Rows, Shared, Split, Stages, Vocabulary
 
 _HEADS: Final = "num_attention_heads"
 _OUTPUT: Final = Columns(gather=True, optional=True)
@@ -32,6 +32,18 @@ def _gpt2_as_linear(model: Any) -> dict[str, Kept]:
             setattr(parent, child, new)
             kept[f"{name}.{child}.weight"] = Kept(transposed=True)
     return kept
+
+
+def _t5_beside(layer: Any) -> Callable[..., Any]:
+    """The first layer's table gives the bias of all layers: each stage computes it again from a copy."""
+    attention = layer.layer[0].SelfAttention
+
+    def outputs(hidden: Any, mask: Any = None, bias: Any = None, *others: Any, **options: Any) -> tuple[Any, Any, None]:
+        if bias is None and attention.has_relative_attention_bias:
+            bias = attention.compute_bias(hidden.shape[1], hidden.shape[1], device=hidden.device)
+        return hidden, bias, None
+
+    return outputs
 
 
 _BERT: Final = Plan(
@@ -118,6 +130,14 @@ _T5: Final = Plan(
     },
     divides=("num_heads", "d_ff"),
     counted={"*Attention": ("n_heads", "inner_dim")},
+    stages=Stages(
+        layers="encoder.block",
+        before=("shared", "encoder.embed_tokens"),
+        after=("encoder.final_layer_norm",),
+        reader=Reader(layers="decoder.block", before=("decoder.embed_tokens",), reads="encoder"),
+        everywhere=("layer.0.SelfAttention.relative_attention_bias",),
+        beside=_t5_beside,
+    ),
     recompute="block.*",
 )
 

@@ -22,7 +22,7 @@ _SIZES: Final = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1),
 }
-_NAMES: Final = {
+NAMES: Final = {
     "torch.float32": "F32",
     "torch.float16": "F16",
     "torch.bfloat16": "BF16",
@@ -31,6 +31,7 @@ _NAMES: Final = {
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
+"""the names of dtypes in a header"""
 _MOST_HEADER: Final = 100 << 20
 
 
@@ -101,7 +102,7 @@ def write_safetensors(
     at = 0
     for name, (shape, dtype) in entries.items():
         size = prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[str(dtype)], "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name] = {"dtype": NAMES[str(dtype)], "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

@@ -1,20 +1,19 @@
-"""The processes of a run as a grid: stages × replicas × shards × tensor parts. Knows no model and no step."""
+"""The processes of a run as a grid: stages × replicas × shards × tokens × tensor parts. Knows no model and no step."""
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from flagai.errors import ConfigError
+from flagai.parallel import world
 
-PIPELINE, REPLICATE, SHARD, TENSOR = AXES = ("pipeline", "replicate", "shard", "tensor")
-_BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl"}
+PIPELINE, REPLICATE, SHARD, CONTEXT, TENSOR = AXES = ("pipeline", "replicate", "shard", "context", "tensor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,41 +24,25 @@ class Sizes:
         pipeline: stages that a model is cut into.
         replicate: copies of a model (or of its shards) that learn from different examples.
         shard: processes that share the parameters of one copy, and learn from different examples.
+        context: processes that share the tokens of each example.
         tensor: processes that share each matrix product, and see the same examples.
     """
 
     pipeline: int = 1
     replicate: int = 1
     shard: int = 1
+    context: int = 1
     tensor: int = 1
 
     @property
     def total(self) -> int:
         """All processes."""
-        return self.pipeline * self.replicate * self.shard * self.tensor
+        return math.prod(self.tuple)
 
     @property
-    def tuple(self) -> tuple[int, int, int, int]:
+    def tuple(self) -> tuple[int, int, int, int, int]:
         """In the order of `AXES`: neighbours in `tensor`, which talk most, are neighbours on a machine."""
-        return self.pipeline, self.replicate, self.shard, self.tensor
-
-
-def open_world(device: torch.device) -> int:
-    """The number of processes; joins the others where torchrun started this one and nothing else did so.
-
-    Raises:
-        ConfigError: the process was started by nothing that says who the others are.
-    """
-    if not dist.is_initialized():
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            raise ConfigError(
-                "this process does not know of others",
-                where="parallel.strategy",
-                expected="the variables RANK, WORLD_SIZE and MASTER_ADDR that torchrun sets",
-                fix="start it by: torchrun --nproc-per-node <number> …, or take strategy single",
-            )
-        dist.init_process_group(_BACKENDS.get(device.type, "gloo"))
-    return dist.get_world_size()
+        return self.pipeline, self.replicate, self.shard, self.context, self.tensor
 
 
 class Axes:
@@ -77,13 +60,12 @@ class Axes:
                 f"{stated} makes {sizes.total} processes, but {there} were started",
                 where="parallel",
                 expected="a product equal to the number of processes",
-                fix=f"start {sizes.total} processes, or change parallel.tensor and parallel.pipeline",
+                fix=f"start {sizes.total} processes, or change parallel.tensor, parallel.pipeline or parallel.context",
             )
         self.sizes, self.device = sizes, device
         self.mesh: DeviceMesh = init_device_mesh(device.type, sizes.tuple, mesh_dim_names=AXES)
-        # Pipelines send forward and backward at once: with one group a pair of processes could wait for one another.
-        self.forward = self._copy(PIPELINE) if sizes.pipeline > 1 else None
-        self.backward = self._copy(PIPELINE) if sizes.pipeline > 1 else None
+        self._ways: dict[str, Any] = {}
+        self._across: dict[tuple[int, ...], Any] = {}
         self.data: Any = self._copy(REPLICATE, SHARD) if sizes.replicate * sizes.shard > 1 else None
 
     def index(self, axis: str) -> int:
@@ -105,13 +87,8 @@ class Axes:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process stands for its tensor group when numbers are summed over all processes."""
-        return self.index(TENSOR) == 0
-
-    @property
-    def is_first_stage(self) -> bool:
-        """Whether the ids enter here."""
-        return self.index(PIPELINE) == 0
+        """Whether this process stands for those with the same examples when numbers are summed over all processes."""
+        return self.index(TENSOR) == 0 and self.index(CONTEXT) == 0
 
     @property
     def is_last_stage(self) -> bool:
@@ -124,9 +101,20 @@ class Axes:
         place[0] = stage
         return int(self.mesh.mesh[tuple(place)])
 
+    def way(self, name: str) -> Any:
+        """A group along the stages for messages of one kind; all processes ask for the same ones, in the same order.
+
+        Pipelines send forward and backward at once: with one group a pair of processes could wait for one another.
+        """
+        if name not in self._ways:
+            self._ways[name] = self._copy(PIPELINE)
+        return self._ways[name]
+
     def across(self, stages: tuple[int, ...]) -> Any:
         """The group of some stages at my place in them; None outside. All processes call it, in the same order."""
-        return _new_groups(self.mesh.mesh[list(stages)].flatten(1).T.tolist())
+        if stages not in self._across:
+            self._across[stages] = _new_groups(self.mesh.mesh[list(stages)].flatten(1).T.tolist())
+        return self._across[stages]
 
     def _copy(self, *axes: str) -> Any:
         """A new group along axes; all processes make all of them, in the same order."""
@@ -137,6 +125,11 @@ class Axes:
         return _new_groups(grid.permute(*others, *kept).reshape(-1, size).tolist())
 
 
+def axes_of(sizes: Sizes, device: torch.device) -> Axes:
+    """The grid of these sizes in the present world, made once; the first call is collective."""
+    return world.once((sizes, device.type), lambda: Axes(sizes, device))
+
+
 def _new_groups(rows: list[list[int]]) -> Any:
     """A group for each row of ranks; gives mine."""
     mine = None
@@ -144,9 +137,3 @@ def _new_groups(rows: list[list[int]]) -> Any:
         group = dist.new_group(ranks)
         mine = group if dist.get_rank() in ranks else mine
     return mine
-
-
-def total(values: torch.Tensor, group: Any = None) -> torch.Tensor:
-    """The sum over a group (all processes by default), in place."""
-    dist.all_reduce(values, group=group)
-    return values

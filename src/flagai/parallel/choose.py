@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +32,8 @@ _PACKAGES: Final = {
 def from_environment(env_type: str, *, model_parallel_size: int = 1) -> dict[str, Any]:
     """The `parallel` section that means what the original's `env_type` and `model_parallel_size` meant.
 
-    Only `deepspeed+mpu` divided a model; `pytorch` is one process whatever the machine has.
+    Only `deepspeed+mpu` divided a model; ZeRO divides no products, so that becomes shards beside tensor parts, which
+    share the memory as well. `pytorch` is one process whatever the machine has.
 
     Raises:
         ConfigError: another name, or a divided model where the original had none.
@@ -47,7 +47,8 @@ def from_environment(env_type: str, *, model_parallel_size: int = 1) -> dict[str
             expected="env_type 'deepspeed+mpu', which divides a model",
             fix="set env_type='deepspeed+mpu', or leave model_parallel_size at 1",
         )
-    return {"strategy": ENVIRONMENTS[env_type], "tensor": model_parallel_size}
+    strategy = "fsdp" if model_parallel_size > 1 else ENVIRONMENTS[env_type]
+    return {"strategy": strategy, "tensor": model_parallel_size}
 
 
 def sizes_of(config: ParallelConfig, processes: int) -> Sizes:
@@ -58,17 +59,18 @@ def sizes_of(config: ParallelConfig, processes: int) -> Sizes:
     """
     from flagai.parallel.axes import Sizes
 
-    divided = config.tensor * config.pipeline
+    divided = config.tensor * config.pipeline * config.context
     copies, rest = divmod(processes, divided)
     if rest or not copies:
         raise ConfigError(
-            f"{processes} processes cannot be cut into groups of tensor {config.tensor} × pipeline {config.pipeline}",
+            f"{processes} processes cannot be cut into groups of tensor {config.tensor} × pipeline {config.pipeline}"
+            + (f" × context {config.context}" if config.context > 1 else ""),
             where="parallel",
             expected=f"a multiple of {divided} processes",
             fix=f"start {divided} processes, or change parallel.tensor and parallel.pipeline",
         )
     if config.strategy != "fsdp":
-        return Sizes(pipeline=config.pipeline, replicate=copies, tensor=config.tensor)
+        return Sizes(pipeline=config.pipeline, replicate=copies, context=config.context, tensor=config.tensor)
     shard = config.shard or copies
     if copies % shard:
         raise ConfigError(
@@ -77,7 +79,13 @@ def sizes_of(config: ParallelConfig, processes: int) -> Sizes:
             expected=f"a number that divides {copies}",
             fix="leave it out: all of them share one copy of the parameters",
         )
-    return Sizes(pipeline=config.pipeline, replicate=copies // shard, shard=shard, tensor=config.tensor)
+    return Sizes(
+        pipeline=config.pipeline,
+        replicate=copies // shard,
+        shard=shard,
+        context=config.context,
+        tensor=config.tensor,
+    )
 
 
 def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: str = "fp32") -> Strategy:
@@ -89,7 +97,9 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
     """
     if (package := _PACKAGES.get(config.strategy)) is not None:
         return _elsewhere(package, config, device=device, precision=precision)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    from flagai.parallel import world
+
+    processes = world.processes()
     if config.strategy == "single":
         if processes > 1:
             raise ConfigError(
@@ -101,6 +111,7 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
         from flagai.parallel.native import SingleProcess
 
         return SingleProcess(device=device, precision=precision, recompute=config.recompute)
+    from flagai.parallel.precision import DTYPES
     from flagai.parallel.spread import Spread
 
     return Spread(
@@ -110,12 +121,17 @@ def make_strategy(config: ParallelConfig, *, device: str = "auto", precision: st
         offload=config.offload,
         recompute=config.recompute,
         sequence=config.sequence,
+        schedule=config.schedule,
+        chunks=config.chunks,
+        context_method=config.context_method,
+        reduce_dtype=DTYPES[config.reduce_dtype] if config.reduce_dtype is not None else None,
     )
 
 
 def _elsewhere(package: str, config: ParallelConfig, *, device: str, precision: str) -> Strategy:
     """The strategy that `flagai.parallel.<package>` makes of the settings."""
-    if importlib.util.find_spec(package) is None:
+    # No extra brings bmtrain, which must be built: its module says how, after it has looked at the device.
+    if package != "bmtrain" and importlib.util.find_spec(package) is None:
         raise MissingExtraError.for_package(package, package)
     module = importlib.import_module(f"flagai.parallel.{package}")
     return module.from_config(config, device=device, precision=precision)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from flagai.models.plan import Kept
 from flagai.parallel.axes import PIPELINE, Axes
-from flagai.parallel.parts import Part, Read, here, is_owner, saved_shape
+from flagai.parallel.parts import MASTER, Entries, Part, Read, here, is_owner, saved_shape, whole_box
 from flagai.parallel.replicas import local
 from flagai.parallel.tensor import as_saved
 from flagai.parallel.ties import Ties
@@ -98,6 +98,19 @@ class Held:
             value = read(name, key, there)
             turned = value.t() if kept.transposed and value.dim() == 2 else value
             local(tensor)[box.slices].copy_(turned)
+
+    def fill_moments(self, optimizer: torch.optim.Optimizer, entries: Entries, read: Read) -> None:
+        """Put saved moments beside the parameters that are trained here, and weights in fp32 into these."""
+        trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for parameter, name in self.names_of().items():
+            for key, shape in entries.get(name, {}).items() if parameter in trained else ():
+                if key == MASTER:
+                    self.fill(name, key, parameter, read)
+                elif not shape:
+                    optimizer.state[parameter][key] = read(name, key, whole_box(shape)).to(parameter.device, copy=True)
+                else:
+                    optimizer.state[parameter][key] = moment = torch.zeros_like(parameter)
+                    self.fill(name, key, moment, read)
 
     def _everywhere(self, found: Mapping[tuple[str, str], Tensor]) -> list[tuple[tuple[str, str], int]]:
         """All entries of all stages in one order, each with the stage that speaks for it."""

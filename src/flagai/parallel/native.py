@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,14 @@ import torch
 from flagai.models.dropout import quicken
 from flagai.models.kept_logits import call_model
 from flagai.models.plans import plan_of
+from flagai.parallel.aligned import align
 from flagai.parallel.memory import bound_kernel_caches
-from flagai.parallel.parts import Box, Part, Read, saved_names
+from flagai.parallel.parts import MASTER, Entries, Part, Read, saved_names, whole_box, whole_part
+from flagai.parallel.placing import check_buffers, on_device
 from flagai.parallel.precision import autocast, choose_device, resolve_precision
 from flagai.parallel.recompute import recompute_layers
 from flagai.parallel.strategy import Answer, Batch, Loss, Strategy
+from flagai.parallel.ties import Ties
 
 INPUT_NAMES = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "position_ids", "context_length", "logits_to_keep"}
@@ -42,15 +45,23 @@ class SingleProcess(Strategy):
         self._model: torch.nn.Module = torch.nn.Identity()
         self._optimizer: torch.optim.Optimizer | None = None
 
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._model
+
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         if self._recompute:
             recompute_layers(model, plan_of(model))
-        self._model = model.to(self.device)
+        check_buffers(model)
+        ties = Ties.of(model)
+        self._model, self._optimizer = on_device(model, self.device), None
+        ties.renew(self._model)
         if self.device.type == "cpu":
             quicken(self._model)
         return self._model
 
     def optimizer(self, factory: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        align(self._model)
         self._optimizer = factory(self._model)
         return self._optimizer
 
@@ -117,41 +128,43 @@ class SingleProcess(Strategy):
 
     def parts(self) -> Iterator[Part]:
         for name, tensor in self.weights():
-            yield _whole_part(name, "", tensor)
-        for entry, value in self.state()["optimizer"].items():
-            name, _, key = entry.rpartition("/")
-            yield _whole_part(name, key, value)
+            yield whole_part(name, "", tensor)
+        if self._optimizer is None:
+            return
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
+        for parameter, values in self._optimizer.state.items():
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    yield whole_part(names[parameter], key, value)
 
     @torch.no_grad()
-    def fill(self, read: Read) -> None:
+    def fill(self, read: Read, names: Collection[str] | None = None) -> None:
         for name, tensor in self.weights():
-            tensor.copy_(read(name, "", _whole_part(name, "", tensor).box))
+            if names is None or name in names:
+                tensor.copy_(read(name, "", whole_box(tensor.shape)))
 
     def state(self) -> dict[str, Any]:
-        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
-        optimizer = self._trained()
-        moments = {
-            f"{names[parameter]}/{key}": value
-            for parameter, values in optimizer.state.items()
-            for key, value in values.items()
-        }
         streams = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             streams["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {"optimizer": moments, "random": streams, "scaler": self._scaler.state_dict()}
+        return {"random": streams, "scaler": self._scaler.state_dict()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        parameters = dict(self._model.named_parameters())
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Any], entries: Entries, read: Read) -> None:
         optimizer = self._trained()
-        for name, value in state["optimizer"].items():
-            parameter_name, _, key = name.rpartition("/")
-            parameter = parameters[parameter_name]
-            # fused AdamW keeps `step` beside the parameter; the others have the parameter's own shape
-            optimizer.state[parameter][key] = value.to(parameter.device)
+        trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self._model.named_parameters():
+            for key, shape in entries.get(name, {}).items() if parameter in trained else ():
+                value = read(name, key, whole_box(shape))
+                if key == MASTER:
+                    parameter.copy_(value)
+                else:  # fused AdamW keeps `step` beside the parameter; the others have the parameter's shape and type
+                    dtype = parameter.dtype if shape else value.dtype
+                    optimizer.state[parameter][key] = value.to(parameter.device, dtype)
         torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"]:
+        if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-        if self._scaler.is_enabled():
+        if self._scaler.is_enabled() and state["scaler"]:
             self._scaler.load_state_dict(dict(state["scaler"]))
 
     def barrier(self, name: str) -> None:
@@ -163,11 +176,6 @@ class SingleProcess(Strategy):
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
-
-
-def _whole_part(name: str, key: str, tensor: torch.Tensor) -> Part:
-    shape = tuple(tensor.shape)
-    return Part(name, key, shape, Box((0,) * len(shape), shape), tensor.detach())
 
 
 def inputs_of(batch: Batch, model: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ its own parts: nobody ever needs a whole tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from flagai.models.plan import Kept
-from flagai.parallel.axes import REPLICATE, SHARD, TENSOR, Axes
+from flagai.parallel.axes import CONTEXT, REPLICATE, SHARD, TENSOR, Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,24 @@ class Part:
 Read = Callable[[str, str, Box], Tensor]
 """(name, key, box) → the numbers of a saved tensor there; key as in `Part`"""
 
+Entries = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""parameter → key of a moment → shape of the whole saved tensor"""
+
+MASTER: Final = "master"
+"""the key of weights in fp32, where the model itself is kept in fewer bits"""
+
 
 _AS_IS: Final = Kept()
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """The box that is all of a tensor."""
+    return Box((0,) * len(shape), tuple(shape))
+
+
+def whole_part(name: str, key: str, tensor: Tensor) -> Part:
+    """A tensor that lies here undivided, and as it is saved."""
+    return Part(name, key, tuple(tensor.shape), whole_box(tensor.shape), tensor.detach())
 
 
 def saved_names(model: nn.Module) -> list[str]:
@@ -125,4 +141,4 @@ def _copied(tensor: Tensor) -> list[str]:
     if isinstance(tensor, DTensor):
         names = tensor.device_mesh.mesh_dim_names or ()
         cut = {name for name, placement in zip(names, tensor.placements, strict=True) if not placement.is_replicate()}
-    return [axis for axis in (REPLICATE, SHARD, TENSOR) if axis not in cut]
+    return [axis for axis in (REPLICATE, SHARD, CONTEXT, TENSOR) if axis not in cut]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -11,12 +10,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from flagai.errors import ModelError
+from flagai.parallel import surroundings
 
 
 def local_device(device: torch.device) -> torch.device:
     """Of several accelerators the one of this process's number on its machine."""
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        place = surroundings.find()
+        device = torch.device("cuda", 0 if place is None else place.local_rank)
         torch.cuda.set_device(device)
     return device
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from flagai.errors import ModelError
 from flagai.models.plan import Plan, Split, Stages, find
+from flagai.parallel.adapters import check_adapters, is_wrapped, parts_of
 
 
 def blocks(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
@@ -14,6 +15,17 @@ def blocks(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
         return list(find(model, plan.block).values())
     names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def runs(model: nn.Module, plan: Plan) -> list[dict[str, nn.Module]]:
+    """The layers that this process holds, by name: those that follow one another without a gap together."""
+    found: list[dict[str, nn.Module]] = [{}]
+    for name, module in find(model, plan.block or "").items():
+        if any(True for _ in module.parameters()):
+            found[-1][name] = module
+        elif found[-1]:
+            found.append({})
+    return [run for run in found if run]
 
 
 def check_tensor(model: nn.Module, plan: Plan, parts: int, *, sequence: bool = False) -> None:
@@ -25,13 +37,7 @@ def check_tensor(model: nn.Module, plan: Plan, parts: int, *, sequence: bool = F
             expected="a plan with `tokens`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, Llama-like ones",
             fix="take parallel.sequence out",
         )
-    if wrapped := [name for name, module in model.named_modules() if hasattr(module, "base_layer")]:
-        raise ModelError(
-            f"{wrapped[0]} is wrapped by an adapter, which no plan divides",
-            where="parallel.tensor",
-            expected="a model without adapters",
-            fix="train adapters with strategy ddp or fsdp",
-        )
+    check_adapters(model, plan)
     for entry in plan.divides:
         name, number = _number(model, entry)
         if number is not None and number % parts:
@@ -75,8 +81,9 @@ def splits(model: nn.Module, plan: Plan) -> dict[str, tuple[nn.Module, Split]]:
     found: dict[str, tuple[nn.Module, Split]] = {}
     for pattern, split in plan.tensor.items():
         for name, module in find(model, pattern).items():
-            if any(True for _ in module.parameters(recurse=False)):
-                found.setdefault(name, (module, split))
+            for part, inner, how in parts_of(name, module, split) if is_wrapped(module) else ((name, module, split),):
+                if any(True for _ in inner.parameters(recurse=False)):
+                    found.setdefault(part, (inner, how))
     return found
 
 
@@ -89,10 +96,10 @@ def check_stages(model: nn.Module, plan: Plan | None, count: int) -> Stages:
         raise ModelError(
             f"nothing says where {family} may be cut into stages",
             where="parallel.pipeline",
-            expected="a family whose plan has `stages`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, OPT, Llama-like ones",
+            expected="a plan with `stages`: GLM, BERT, RoBERTa, ModernBERT, GPT-2, OPT, T5, Llama-like ones",
             fix="use parallel.tensor or strategy fsdp, or set model.flagai_plan to a Plan with stages",
         )
-    layers = len(layers_of(model, plan.stages.layers))
+    layers = sum(map(len, lists_of(model, plan.stages)))
     if layers < count:
         raise ModelError(
             f"{count} stages for {layers} layers",
@@ -111,6 +118,14 @@ def bounds(layers: int, index: int, count: int) -> tuple[int, int]:
     for stage in order[:more]:
         sizes[stage] += 1
     return sum(sizes[:index]), sum(sizes[: index + 1])
+
+
+def lists_of(model: nn.Module, stages: Stages) -> list[nn.ModuleList]:
+    """The lists of layers that a model is cut between: one, or two where a decoder reads what an encoder gives."""
+    first = [layers_of(model, stages.layers)]
+    if stages.reader is None or not find(model, stages.reader.layers):
+        return first
+    return [*first, layers_of(model, stages.reader.layers)]
 
 
 def layers_of(model: nn.Module, pattern: str) -> nn.ModuleList:

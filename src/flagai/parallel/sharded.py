@@ -9,34 +9,54 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from flagai.models.plan import Plan
+from flagai.models.plan import Plan, find
 from flagai.parallel.axes import REPLICATE, SHARD, Axes
 from flagai.parallel.plan import blocks
 from flagai.parallel.replicas import local
 
 
-def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = False) -> Sharded:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How shards are kept and put together.
+
+    Args:
+        offload: shards, gradients and optimizer live in the CPU's memory.
+        reduce_dtype: of gradients while they are summed; None: that of the shards.
+    """
+
+    offload: bool = False
+    reduce_dtype: torch.dtype | None = None
+
+
+def shard(model: nn.Module, plan: Plan | None, axes: Axes, options: Options) -> Sharded:
     """Cut the parameters of a model in place, layer by layer; what is left is one unit of its own.
 
     Args:
         plan: names the layers; without one, `_no_split_modules` of a Hugging Face model does.
-        offload: shards, gradients and optimizer live in the CPU's memory.
     """
     mesh = axes.mesh[REPLICATE, SHARD] if axes.sizes.replicate > 1 else axes.mesh[SHARD]
-    policy = CPUOffloadPolicy(pin_memory=axes.device.type == "cuda") if offload else OffloadPolicy()
+    policy = CPUOffloadPolicy(pin_memory=axes.device.type == "cuda") if options.offload else OffloadPolicy()
+    # Layers are put together as they are, and autocast narrows them while they compute: the numbers of one process.
+    formats = MixedPrecisionPolicy(reduce_dtype=options.reduce_dtype, cast_forward_inputs=False)
+    kept: dict[str, Any] = {"mesh": mesh, "offload_policy": policy, "mp_policy": formats}
+    # On a pipeline a layer computes again before its backward has come: it stays whole in between.
+    stays = axes.sizes.pipeline > 1
+    for table in _tables(model, plan) if stays else ():
+        fully_shard(table, reshard_after_forward=False, **kept)
     for block in blocks(model, plan):
         if any(True for _ in block.parameters()):
-            fully_shard(block, mesh=mesh, offload_policy=policy)
+            fully_shard(block, reshard_after_forward=not stays, **kept)
     # The outermost unit is needed again at once in backward: putting it together twice would be waste.
-    fully_shard(model, mesh=mesh, offload_policy=policy, reshard_after_forward=False)
+    fully_shard(model, reshard_after_forward=False, **kept)
     # Scores are a view wherever a product has three dimensions; nothing here writes into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for unit in _units(model):
@@ -45,6 +65,14 @@ def shard(model: nn.Module, plan: Plan | None, axes: Axes, *, offload: bool = Fa
         if hasattr(unit, "set_reduce_scatter_unused_params"):
             unit.set_reduce_scatter_unused_params(True, recurse=False)
     return Sharded(model, axes)
+
+
+def _tables(model: nn.Module, plan: Plan | None) -> list[nn.Module]:
+    """What several layers look up: it must be whole whenever one of them does, not only while its own computes."""
+    if plan is None or plan.stages is None:
+        return []
+    found = (m for path in plan.stages.everywhere for m in find(model, f"{plan.block}.{path}").values())
+    return [module for module in found if any(True for _ in module.parameters())]
 
 
 class Sharded:
@@ -101,10 +129,12 @@ def whole(model: nn.Module) -> Iterator[None]:
     units = list(_units(model))
     for unit in units:
         unit.unshard()
+        unit.set_reshard_after_forward(False, recurse=False)
     try:
         yield
     finally:
         for unit in units:
+            unit.set_reshard_after_forward(unit is not model, recurse=False)
             unit.reshard()
 
 

@@ -6,27 +6,32 @@ and which families can be divided how stands in their plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
-from flagai.errors import ConfigError, ModelError
+from flagai.errors import ModelError
 from flagai.models.dropout import quicken
-from flagai.models.plan import Kept, Plan
+from flagai.models.kept_logits import call_model
+from flagai.models.plan import Plan
 from flagai.models.plans import plan_of
 from flagai.parallel import sharded, streams
-from flagai.parallel.axes import PIPELINE, TENSOR, Axes, Sizes, open_world, total
+from flagai.parallel.aligned import align
+from flagai.parallel.axes import CONTEXT, PIPELINE, TENSOR, Sizes, axes_of
+from flagai.parallel.context import Context, check_context, share_tokens
 from flagai.parallel.even import even
+from flagai.parallel.exchange import Alone, Exchange
 from flagai.parallel.gradients import Gradients
 from flagai.parallel.held import Held
+from flagai.parallel.later import Later
 from flagai.parallel.memory import bound_kernel_caches
 from flagai.parallel.native import inputs_of
-from flagai.parallel.parts import Part, Read, saved_names
+from flagai.parallel.parts import Entries, Part, Read, saved_names
 from flagai.parallel.pipeline import Pipeline
 from flagai.parallel.placing import (
     check_buffers,
@@ -42,34 +47,10 @@ from flagai.parallel.replicas import Replicas
 from flagai.parallel.scale import LossScale
 from flagai.parallel.stage import Stage
 from flagai.parallel.strategy import Answer, Loss, Strategy
-from flagai.parallel.tensor import divide
+from flagai.parallel.tensor import Divided, divide
 from flagai.parallel.ties import Ties
-
-
-class Exchange(Protocol):
-    """How the gradients of processes with different examples become one sum."""
-
-    def arm(self) -> None:
-        """The next backward is the last of this step."""
-
-    def finish(self) -> None:
-        """All backwards are done."""
-
-    def close(self) -> None:
-        """The model is given up."""
-
-
-class _Alone:
-    """No other process has other examples."""
-
-    def arm(self) -> None:
-        """Nobody waits."""
-
-    def finish(self) -> None:
-        """Nothing to send."""
-
-    def close(self) -> None:
-        """Nothing to take off."""
+from flagai.parallel.ways import Ways, no_writing
+from flagai.parallel.world import open_world, total
 
 
 class Spread(Strategy):
@@ -80,15 +61,13 @@ class Spread(Strategy):
         device: "auto", "cpu" or "cuda"; with CUDA each process takes the device of its local rank.
         precision: "fp32", "bf16", "fp16" or "auto".
         plan: how the model is divided; None: that of its family (`models/plans.py`).
-        offload: shards and optimizer live in the CPU's memory.
-        recompute: compute the activations of each layer again in backward, instead of keeping them.
-        sequence: the processes of a tensor group share the tokens between the products, too.
-        divided_loss: compute the cross entropy on scores divided by the vocabulary; for tasks whose loss is nothing
-            but `cross_entropy(logits, labels)`.
+        ways: the switches of `Ways` (ways.py), such as recompute=True.
 
     Raises:
         ConfigError: the processes that there are do not fit the sizes.
     """
+
+    takes_meta = True
 
     def __init__(
         self,
@@ -97,76 +76,93 @@ class Spread(Strategy):
         device: str = "auto",
         precision: str = "fp32",
         plan: Plan | None = None,
-        offload: bool = False,
-        recompute: bool = False,
-        sequence: bool = False,
-        divided_loss: bool = False,
+        **ways: Any,
     ) -> None:
-        if sizes.pipeline > 1 and sizes.shard > 1:
-            raise ConfigError(
-                "stages of a pipeline cannot be sharded",
-                where="parallel",
-                expected="strategy ddp beside parallel.pipeline",
-                fix="take strategy ddp, or fsdp without pipeline",
-            )
-        if sequence and recompute and sizes.pipeline > 1:
-            raise ConfigError(
-                "shared tokens cannot be computed twice on a pipeline",
-                where="parallel.sequence",
-                expected="one of parallel.sequence and parallel.recompute beside parallel.pipeline",
-                fix="take parallel.sequence out",
-            )
+        self.ways = Ways(**ways)
+        self.ways.check(sizes)
         self.device = local_device(choose_device(device))
         if self.device.type == "cpu":
             bound_kernel_caches()
         self.precision = resolve_precision(precision, self.device)
         open_world(self.device)
-        self.axes = Axes(sizes, self.device)
-        self._plan, self._offload, self._recompute = plan, offload, recompute
-        self._sequence = sequence and sizes.tensor > 1
-        self._divided_loss = divided_loss and sizes.tensor > 1
+        self.axes = axes_of(sizes, self.device)
+        self._plan = plan
+        self._divided_loss = self.ways.divided_loss and sizes.tensor > 1
+        self._context: Context | None = None
         self._scale = LossScale(enabled=self.precision == "fp16")
         self.skips_overflow = self._scale.enabled
-        self._exchange: Exchange = _Alone()
+        self._exchange: Exchange = Alone()
         self._pipeline: Pipeline | None = None
         self._model: nn.Module = nn.Identity()
         self._optimizer: torch.optim.Optimizer | None = None
         self._count = 1.0
 
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
     def place(self, model: nn.Module) -> nn.Module:
         plan = self._plan if self._plan is not None else plan_of(model)
         self._exchange.close()
-        self._exchange, self._pipeline, self._optimizer = _Alone(), None, None
+        self._exchange, self._pipeline, self._optimizer, self._context = Alone(), None, None, None
+        sizes, ways = self.axes.sizes, self.ways
         check_buffers(model)
+        if sizes.context > 1:
+            check_context(model, plan, sizes.context, ways.context_method, tensor=sizes.tensor)
+        align(model)
         ties, names = Ties.of(model), saved_names(model)
-        kept: dict[str, Kept] = {}
-        summed: tuple[str, ...] = ()
-        sizes = self.axes.sizes
         same_everywhere(model, self.device)
+        stage = None
         if sizes.pipeline > 1:
-            stage = Stage(model, plan, self.axes.index(PIPELINE), sizes.pipeline)
-        if sizes.tensor > 1:
-            done = divide(
-                model, _needed(plan, model), self.axes.mesh[TENSOR], sequence=self._sequence, loss=self._divided_loss
-            )
-            kept, summed = done.kept, done.summed
-        if self._recompute:
+            stage = Stage(model, plan, self.axes.index(PIPELINE), sizes.pipeline, ways.runs(sizes))
+        done = self._divide(model, plan)
+        shares = self._share(model, plan)
+        if ways.recompute:
             recompute_layers(model, plan)
+        later = Later(stage.layers) if stage is not None and ways.schedule == "zero-bubble" else None
         if sizes.shard > 1:
-            self._exchange = sharded.shard(model, plan, self.axes, offload=self._offload)
-        self._model = on_device(model, self.device if not self._offload else torch.device("cpu"))
+            self._exchange = sharded.shard(model, plan, self.axes, self._shards())
+        self._model = on_device(model, self.device if not ways.offload else torch.device("cpu"))
         ties.renew(model)
-        self.held = Held(model, names, ties, kept, self.axes)
+        self.held = Held(model, names, ties, {} if done is None else done.kept, self.axes)
         if sizes.replicate > 1 and sizes.shard == 1:
             trained = [t for t in self.held.tensors.values() if isinstance(t, nn.Parameter) and t.requires_grad]
-            self._exchange = Replicas(trained, self.axes.data)
-        if sizes.pipeline > 1:
-            self._pipeline = Pipeline(stage, self.axes, self._inputs)
+            self._exchange = Replicas(trained, self.axes.data, dtype=ways.reduce_dtype)
+        if stage is not None:
+            tokens = [t for t in (self._context, None if done is None else done.tokens) if t is not None]
+            self._pipeline = Pipeline(
+                stage,
+                self.axes,
+                self._inputs,
+                formats=lambda: autocast(self.device, self.precision),
+                schedule=ways.schedule,
+                later=later,
+                tokens=tokens,
+            )
+        summed = {TENSOR: () if done is None else done.summed, CONTEXT: shares}
         self._gradients = Gradients(self.held, summed, self.axes)
         streams.begin_own(self.axes)
         if self.device.type == "cpu":
             quicken(model)
         return model
+
+    def _divide(self, model: nn.Module, plan: Plan | None) -> Divided | None:
+        """The products of a model on the processes of a tensor group; None where there is one process."""
+        if self.axes.sizes.tensor == 1:
+            return None
+        mesh = self.axes.mesh[TENSOR]
+        sequence = self.ways.sequence
+        return divide(model, needed_plan(plan, model), mesh, sequence=sequence, loss=self._divided_loss)
+
+    def _share(self, model: nn.Module, plan: Plan | None) -> Sequence[str]:
+        """The tokens of a text on the processes of a context group: the parameters applied to shares of them."""
+        if self.axes.sizes.context == 1:
+            return ()
+        self._context = Context(self.axes.group(CONTEXT), self.ways.context_method)
+        return share_tokens(model, needed_plan(plan, model), self._context)
+
+    def _shards(self) -> sharded.Options:
+        return sharded.Options(offload=self.ways.offload, reduce_dtype=self.ways.reduce_dtype)
 
     def optimizer(self, factory: Callable[[nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
         assert not isinstance(self._model, nn.Identity), "place() comes before optimizer()"
@@ -203,12 +199,11 @@ class Spread(Strategy):
 
     def _run(self, batches: list[tuple[dict[str, Tensor], float]], score: Callable[..., Tensor]) -> None:
         if self._pipeline is not None:
-            with autocast(self.device, self.precision):
-                self._pipeline.train([b for b, _ in batches], lambda o, b: score(o, b, 1.0), self._exchange.arm)
+            self._pipeline.train([b for b, _ in batches], lambda o, i: score(o, *batches[i]), self._exchange.arm)
             return
         for i, (batch, weight) in enumerate(batches):
             with autocast(self.device, self.precision):
-                outputs = self._model(**self._inputs(batch))
+                outputs = call_model(self._model, self._inputs(batch))
             scored = score(outputs, batch, weight)
             if i == len(batches) - 1:
                 self._exchange.arm()
@@ -255,26 +250,16 @@ class Spread(Strategy):
         yield from self.held.parts({(n, ""): t for n, t in self.held.tensors.items()})
         yield from self.held.parts(self._moments())
 
-    def fill(self, read: Read) -> None:
+    def fill(self, read: Read, names: Collection[str] | None = None) -> None:
         for name, tensor in self.held.tensors.items():
-            self.held.fill(name, "", tensor, read)
+            if names is None or name in names:
+                self.held.fill(name, "", tensor, read)
 
     def state(self) -> dict[str, Any]:
-        moments = {f"{name}/{key}": value.cpu() for (name, key), value in self.held.whole(self._moments())}
-        return {"optimizer": moments, "random": streams.collect(self.device), "scaler": self._scale.state()}
+        return {"random": streams.collect(self.device), "scaler": self._scale.state()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        saved: Mapping[str, Tensor] = state["optimizer"]
-        optimizer = self._trained()
-        mine = {name: parameter for parameter, name in self.held.names_of().items()}
-        for entry, value in saved.items():
-            name, _, key = entry.rpartition("/")
-            if (parameter := mine.get(name)) is None:
-                continue
-            moment = value.to(parameter.device, copy=True) if value.dim() == 0 else torch.zeros_like(parameter)
-            if value.dim():
-                self.held.fill(name, key, moment, lambda n, k, box: saved[f"{n}/{k}"][box.slices])
-            optimizer.state[parameter][key] = moment
+    def load_state(self, state: Mapping[str, Any], entries: Entries, read: Read) -> None:
+        self.held.fill_moments(self._trained(), entries, read)
         streams.restore(state["random"], self.axes)
         self._scale.load_state(state["scaler"])
 
@@ -282,10 +267,12 @@ class Spread(Strategy):
         dist.barrier()
 
     def _moments(self) -> dict[tuple[str, str], Tensor]:
+        if self._optimizer is None:
+            return {}
         names = self.held.names_of()
         return {
             (names[parameter], key): value
-            for parameter, values in self._trained().state.items()
+            for parameter, values in self._optimizer.state.items()
             for key, value in values.items()
             if isinstance(value, Tensor)
         }
@@ -302,17 +289,13 @@ class Spread(Strategy):
     def _outputs(self, batch: Mapping[str, Tensor]) -> Any:
         if self._pipeline is not None:
             return self._pipeline.run(batch)
-        return self._model(**self._inputs(batch))
+        return call_model(self._model, self._inputs(batch))
 
     def _answered(self, answer: Answer, batch: Mapping[str, Tensor]) -> Mapping[str, Any]:
         if self._pipeline is not None:
-            raise ConfigError(
-                "a task that writes cannot be evaluated on a pipeline: no process holds the whole model",
-                where="parallel.pipeline",
-                expected="a layout without stages",
-                fix="set data.eval_fraction=0 and evaluate the saved model, or use parallel.tensor or fsdp",
-            )
-        with sharded.whole(self._model):
+            raise no_writing()
+        alone = nullcontext() if self._context is None else self._context.off()
+        with sharded.whole(self._model), alone:
             return answer(self._model, batch)
 
     def _from_last_stage(self, found: Any) -> Any:
@@ -335,7 +318,7 @@ class Spread(Strategy):
         return {key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()}
 
 
-def _needed(plan: Plan | None, model: nn.Module) -> Plan:
+def needed_plan(plan: Plan | None, model: nn.Module) -> Plan:
     if plan is not None:
         return plan
     family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)

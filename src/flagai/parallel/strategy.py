@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from flagai.parallel.parts import Part, Read
+from flagai.parallel.parts import Entries, Part, Read
 
 Batch = Mapping[str, torch.Tensor]
 Loss = Callable[[Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor, torch.Tensor]]
@@ -27,6 +27,13 @@ class Strategy(ABC):
     """"fp32", "bf16" or "fp16"; what "auto" has become"""
     skips_overflow: bool = False
     """whether `step` leaves the weights alone when gradients overflowed (fp16 with a scaler)"""
+    takes_meta: bool = False
+    """whether `place` takes a model whose parameters are on meta and wait for `fill`"""
+
+    @property
+    @abstractmethod
+    def model(self) -> torch.nn.Module:
+        """The placed model; the names of its parameters are those of the single-device model."""
 
     @abstractmethod
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -77,20 +84,34 @@ class Strategy(ABC):
     def parts(self) -> Iterator[Part]:
         """What this process holds of weights and optimizer, for saving where no process could hold the whole.
 
-        All processes together give each number once.
+        All processes together give each number once. Every process gives its parts in the same order at every call.
+        Moments have the name of their key in the optimizer's state; `MASTER` is that of weights in fp32 beside
+        weights in fewer bits.
         """
 
     @abstractmethod
-    def fill(self, read: Read) -> None:
-        """Put saved weights into the placed model (from `meta`, too); each process reads no more than it holds."""
+    def fill(self, read: Read, names: Collection[str] | None = None) -> None:
+        """Put saved weights into the placed model (from `meta`, too); each process reads no more than it holds.
+
+        Args:
+            names: of the tensors that are saved; the others keep what they hold. None: all are.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Optimizer, scaler and random streams: tensors by the model's parameter names, and plain values."""
+        """What is small: {"random": {stream: tensor}, "scaler": {name: value}}; all processes call it and get all.
+
+        The streams of the first process are named "cpu" (and "cuda"), those of process n "cpu/n".
+        """
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave, on the same model; the next step is then that of the undisturbed run."""
+    def load_state(self, state: Mapping[str, Any], entries: Entries, read: Read) -> None:
+        """Put back what `state` gave, and the optimizer's moments; the next step is then that of the undisturbed run.
+
+        Args:
+            entries: parameter → moment → its shape as saved. Parameters that are not trained here are passed over.
+            read: as for `fill`; asked for no more than this process holds.
+        """
 
     @abstractmethod
     def barrier(self, name: str) -> None:

@@ -104,6 +104,8 @@ def _within(
     writer = make_writer(predictor.model, tokenizer=task.tokenizer, end_ids=())
     ids = list(example.input_ids)
     room = writer.room(GLMBlanks(task.tokenizer).prompt(ids) if task.family == "glm" else task.arrangement.prompt(ids))
+    if room is not None and options.penalty_alpha is not None:
+        room -= 1  # contrastive search reads the last token of an answer too
     most = options.max_new_tokens if room is None else min(options.max_new_tokens or room, room)
     return dataclasses.replace(options, max_new_tokens=most)
 

@@ -191,7 +191,9 @@ class GenerationTask(Decoding, Task):
 
     def _room(self) -> int:
         wanted = max(self.target_length or self._unsaid_length(), self.generation.max_new_tokens or 0)
-        room = self.arrangement.room(wanted)
+        # Contrastive search reads the last token of an answer too.
+        read = self.generation.penalty_alpha is not None and not self.arrangement.apart
+        room = self.arrangement.room(wanted + read)
         return self.max_length if room is None else min(room, self.max_length)
 
     def _unsaid_length(self) -> int:

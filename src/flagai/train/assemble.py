@@ -117,14 +117,9 @@ def origin(config: RunConfig, parts: Ingredients) -> tuple[str, str]:
     return _findable(config) or f"local folder {parts.folder.name}", weights_sha256(parts.folder)
 
 
-def saved_model(checkpoint: Checkpoint, *, offline: bool, like: Any = None) -> Any:
-    """The model of a checkpoint, bit for bit; what is frozen in the model `like` is frozen in it."""
-    model = load_saved(checkpoint.folder, trainable=True, offline=offline).model
-    if like is not None:
-        trained = {name: parameter.requires_grad for name, parameter in like.named_parameters()}
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trained[name])
-    return model
+def saved_model(checkpoint: Checkpoint, *, offline: bool) -> Any:
+    """The model of a checkpoint, bit for bit."""
+    return load_saved(checkpoint.folder, trainable=True, offline=offline).model
 
 
 def _from_characters(config: RunConfig) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from flagai.data.whole import TEMPORARY
 from flagai.errors import MissingExtraError
 from flagai.train.callbacks import Callback
 from flagai.train.state import TrainState
@@ -26,7 +28,10 @@ class JsonLog(Callback):
         if state.evaluated_step < state.step:
             rows = [row for row in rows if row["kind"] != "eval" or row["step"] <= state.evaluated_step]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        self._path.write_text(text, encoding="utf-8")
+        # Under another name first: a kill in between must not cost the lines that were there.
+        temporary = self._path.with_name(TEMPORARY + self._path.name)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self._path)
 
     def on_log(self, row: Mapping[str, Any]) -> None:
         self._write({"kind": "train", **row})

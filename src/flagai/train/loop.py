@@ -1,22 +1,27 @@
-"""The training loop, once. Knows a task by its loss and a strategy by its verbs, no model and no file format."""
+"""The training loop, once. Knows a task by its loss and a strategy by its verbs, no model and no file format.
+
+Every process of a run goes through it; what decides its course (a stop, the metrics) is the same on all of them.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flagai.config import TrainConfig
-from flagai.data.batching import BatchPlan, cut
-from flagai.data.example import Example, Examples
-from flagai.errors import ConfigError, NonFiniteLossError
+from flagai.data.batching import BatchPlan
+from flagai.data.example import Example
+from flagai.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
+from flagai.parallel import world
 from flagai.parallel.strategy import Strategy
 from flagai.tasks.base import Task
 from flagai.train.callbacks import Callback
+from flagai.train.feed import Feed, Portion
 from flagai.train.interrupt import Interrupt, Interrupted
+from flagai.train.memory import Streams, give_back, is_out_of_memory, too_large
 from flagai.train.optim import schedule
 from flagai.train.state import TrainState
 
@@ -29,17 +34,13 @@ class Hooks:
     """metrics on the evaluation data, None where there is none"""
     save_best: Callable[[], None]
     save_checkpoint: Callable[[TrainState], str]
+    worth_keeping: Callable[[], bool] = lambda: False
+    """whether the model that was just measured deserves a checkpoint, though it is not the best"""
 
 
 def _mean(total: float, count: float) -> float:
     """A batch of texts without anything to learn (blank ones in NER) has count 0, and loss 0."""
     return total / count if count else 0.0
-
-
-def _useful(batch: dict[str, Any]) -> int:
-    """Tokens that are no pads; of a mask [B, 1, L, L] those that see themselves."""
-    mask = batch["attention_mask"]
-    return int((mask if mask.ndim == 2 else mask.diagonal(axis1=-2, axis2=-1)).sum())
 
 
 def choose_metric(config: TrainConfig, task: Task) -> str:
@@ -66,6 +67,7 @@ class Loop:
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; the weights are still those of the last good step.
+        OutOfMemoryError: a step does not fit, even one example at a time.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
 
@@ -81,8 +83,8 @@ class Loop:
         callbacks: Sequence[Callback],
     ) -> None:
         self._config, self._task, self._strategy, self._hooks = config, task, strategy, hooks
-        self._examples, self._plan, self._callbacks = examples, plan, callbacks
-        self.state = state
+        self._plan, self._callbacks, self.state = plan, callbacks, state
+        self._feed = Feed(config, task, examples, plan, axis=strategy.data_axis(), pieces=state.pieces)
         self.total_steps = config.max_steps or sum(plan.num_steps(epoch) for epoch in range(config.epochs))
         self._factor = schedule(
             config.scheduler,
@@ -93,6 +95,7 @@ class Loop:
         )
         self.best_metric = choose_metric(config, task)
         self._interrupt = Interrupt()
+        self._weight = 1.0
 
     def run(self, peak_rates: Sequence[float]) -> None:
         """Train to the end.
@@ -100,6 +103,8 @@ class Loop:
         Args:
             peak_rates: the highest learning rate of each parameter group.
         """
+        # The stages of a pipeline see the same examples, and each of them counts these.
+        self._weight = self._strategy.data_axis()[1] / self._strategy.reduce([1.0])[0]
         self._tell(lambda callback: callback.on_start(self.state, self.total_steps))
         try:
             with self._interrupt:
@@ -111,54 +116,30 @@ class Loop:
         # A checkpoint written while an evaluation was interrupted continues with that evaluation.
         if self.state.step and self._due(self._config.eval_steps) and self.state.evaluated_step < self.state.step:
             self._evaluate()
-        for micro_batches, fill in self._steps():
-            self._step(micro_batches, fill, peak_rates)
-            improved = self._due(self._config.eval_steps) and self._evaluate()
-            if self._interrupt.requested:
+        last = 0 if self.state.stopped else self.total_steps
+        for portion in self._feed.portions(range(self.state.step, last)):
+            self._step(portion, peak_rates)
+            kept = self._due(self._config.eval_steps) and self._evaluate()
+            if self._interrupt.agreed():
                 self._save()
                 raise Interrupted
             # Right after a new best model: a run continued from before it might take another course.
-            if improved or self._due(self._config.save_steps):
+            if kept or self._due(self._config.save_steps):
                 self._save()
             if self.state.stopped:
                 return
 
-    def _steps(self) -> Iterator[tuple[list[dict[str, Any]], tuple[int, int, int]]]:
-        """The batches from the current step on; with `num_workers`, threads collate ahead, in the same order."""
-        steps = range(self.state.step, 0 if self.state.stopped else self.total_steps)
-        if not self._config.num_workers:
-            yield from map(self._collate, steps)
-            return
-        with ThreadPoolExecutor(self._config.num_workers) as pool:
-            ahead = [pool.submit(self._collate, step) for step in steps[: self._config.num_workers]]
-            for step in steps:
-                ready = ahead.pop(0).result()
-                if (later := step + self._config.num_workers) < self.total_steps:
-                    ahead.append(pool.submit(self._collate, later))
-                yield ready
-
-    def _collate(self, step: int) -> tuple[list[dict[str, Any]], tuple[int, int, int]]:
-        epoch, indices = self._plan.locate(step)[0], self._plan.step(step)
-        examples = self._examples.at(epoch) if isinstance(self._examples, Examples) else self._examples
-        parts = cut(indices, accumulation=self._config.gradient_accumulation_steps, axis=self._strategy.data_axis())
-        micro_batches = [
-            self._task.collate_training([examples[i] for i in part], epoch=epoch, seed=self._config.seed)
-            for part in parts
-        ]
-        useful = sum(map(_useful, micro_batches))
-        return micro_batches, (useful, sum(batch["input_ids"].size for batch in micro_batches), len(indices))
-
-    def _step(
-        self, micro_batches: list[dict[str, Any]], fill: tuple[int, int, int], peak_rates: Sequence[float]
-    ) -> None:
+    def _step(self, portion: Portion, peak_rates: Sequence[float]) -> None:
         began = time.perf_counter()
-        loss_sum, count = self._strategy.accumulate(micro_batches, self._task.loss)
+        world.note(f"step {portion.step + 1}")
+        portion, loss_sum, count = self._learned(portion)
         self._check_loss(loss_sum, count)
         norm = self._strategy.clip(self._config.max_grad_norm)
         self._check_norm(norm)
         factor = self._factor(self.state.step)
         self._strategy.step([rate * factor for rate in peak_rates])
-        self._count(time.perf_counter() - began, fill)
+        useful, slots = (round(n * self._weight) for n in self._strategy.reduce([portion.useful, portion.slots]))
+        self._count(time.perf_counter() - began, useful, slots, portion.examples)
         row = {
             "step": self.state.step,
             "epoch": self._plan.locate(self.state.step - 1)[0] + 1,
@@ -166,26 +147,57 @@ class Loop:
             "learning_rate": peak_rates[0] * factor,
             "grad_norm": norm,
         }
-        self._log(row, loss_sum, count, fill, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._log(row, {"loss": loss_sum, "count": count, "tokens": useful, "slots": slots, "seconds": seconds})
 
-    def _count(self, seconds: float, fill: tuple[int, int, int]) -> None:
+    def _learned(self, portion: Portion) -> tuple[Portion, float, float]:
+        """Forward and backward: (what was computed, loss sum, count); where memory ends, again in smaller parts."""
+        streams = Streams(self._strategy.device)
+        while True:
+            try:
+                loss_sum, count = self._strategy.accumulate(portion.micro_batches, self._task.loss)
+                return portion, loss_sum, count
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if (told := self._cannot_shrink(portion)) is not None:
+                    raise told from error
+            # Out here, for while the error is handled its traceback keeps the activations alive.
+            give_back(self._strategy.model, self._strategy.device)
+            streams.restore()
+            portion = self._shrunk(portion)
+
+    def _cannot_shrink(self, portion: Portion) -> OutOfMemoryError | None:
+        """The error where smaller parts are no way out."""
+        parts, step = self._feed.parts, portion.step + 1
+        if world.size() > 1:
+            return too_large(
+                step, portion.most, f"set train.gradient_accumulation_steps={2 * parts}", rank=world.rank()
+            )
+        if self._task.pair_loss:
+            return too_large(step, portion.most, "lower train.batch_size: the loss compares the pairs of one part")
+        return too_large(step, portion.most, "") if portion.most <= 1 else None
+
+    def _shrunk(self, portion: Portion) -> Portion:
+        before = self._feed.parts
+        self.state.pieces = self._feed.pieces = 2 * self._feed.pieces
+        text = (
+            f"out of memory at step {portion.step + 1}: from here on a step is computed in {self._feed.parts} parts "
+            f"instead of {before}; this step is computed again, with the same random numbers"
+        )
+        self._tell(lambda callback: callback.on_message(text))
+        return self._feed.portion(portion.step)
+
+    def _count(self, seconds: float, useful: int, slots: int, examples: int) -> None:
         self.state.step += 1
         self.state.seconds += seconds
-        self.state.tokens += fill[0]
-        self.state.slots += fill[1]
-        self.state.examples += fill[2]
+        self.state.tokens += useful
+        self.state.slots += slots
+        self.state.examples += examples
 
-    def _log(
-        self, row: dict[str, Any], loss_sum: float, count: float, fill: tuple[int, int, int], seconds: float
-    ) -> None:
+    def _log(self, row: dict[str, Any], sums: dict[str, float]) -> None:
         window = self.state.window
-        for key, value in {
-            "loss": loss_sum,
-            "count": count,
-            "tokens": fill[0],
-            "slots": fill[1],
-            "seconds": seconds,
-        }.items():
+        for key, value in sums.items():
             window[key] = window.get(key, 0.0) + value
         means = {
             "tokens_per_second": window["tokens"] / window["seconds"],
@@ -198,7 +210,8 @@ class Loop:
             self.state.window = {}
 
     def _evaluate(self) -> bool:
-        """Evaluate and keep the best; whether this is the best so far."""
+        """Evaluate and keep the best; whether a checkpoint is due for it."""
+        world.note(f"evaluation at step {self.state.step}")
         metrics = self._hooks.evaluate()
         if metrics is None:
             return False
@@ -213,16 +226,17 @@ class Loop:
         if patience is not None and self.state.evaluations_without_gain >= patience:
             self.state.stopped = True
         self._tell(lambda callback: callback.on_evaluate(self.state, metrics, improved))
-        return improved
+        return improved or self._hooks.worth_keeping()
 
     def evaluation_progress(self, done: int, total: int) -> None:
         """For the owner's evaluation: shows progress, and stops it when the run was asked to stop."""
         self._tell(lambda callback: callback.on_evaluation_progress(done, total))
-        if self._interrupt.requested:
+        if self._interrupt.agreed():
             self._save()
             raise Interrupted
 
     def _save(self) -> None:
+        world.note(f"save step {self.state.step}")
         folder = self._hooks.save_checkpoint(self.state)
         self._tell(lambda callback: callback.on_save(self.state, folder))
 

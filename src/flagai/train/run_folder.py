@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flagai.config import RunConfig, diff, load_config
 from flagai.errors import OutputError
+from flagai.parallel import world
 from flagai.train.files import cannot_write, discard_unfinished, read_json, write_json
 
 STATUS = "status.json"
@@ -19,8 +20,12 @@ _OURS = (
     "checkpoints", "best", "final", "tensorboard",
     STATUS,
 )  # fmt: skip
-_SAME_RUN_KEYS = frozenset({"output", "train.resume", "train.num_workers", "train.device"})
-"""settings that may differ between the parts of one run without changing its result"""
+_SAME_RUN_KEYS = frozenset(
+    {"output", "train.resume", "train.num_workers", "train.device"}
+    | {"train.keep_last", "train.keep_best", "train.async_save"}
+)
+_SAME_RUN_SECTION = "parallel."
+"""settings that may differ between the parts of one run: they say where and by how many it is computed, not what"""
 
 Status = Literal["running", "interrupted", "failed", "finished"]
 
@@ -75,6 +80,16 @@ class RunFolder:
         write_json(self / "data.json", data)
         write_json(self / "env.json", environment)
 
+    def check_shared(self) -> None:
+        """Refuse a folder that this process does not see as the first one left it. Raises OutputError."""
+        if not (self / STATUS).is_file():
+            raise OutputError(
+                f"rank {world.rank()} does not see the folder that rank 0 has begun",
+                where=str(self.root),
+                expected="one folder that all machines see under the same path",
+                fix="choose an output on a shared disk",
+            )
+
     def mark(self, status: Status, **values: Any) -> None:
         """Write status.json: that the folder is flagai's, the status, and `values` (step, error)."""
         write_json(self / STATUS, {"program": PROGRAM, "version": 1, "status": status, **values})
@@ -94,7 +109,11 @@ class RunFolder:
 
     def _refuse_other_settings(self, config: RunConfig, data: dict[str, Any]) -> None:
         old = load_config(self / "run.yaml")
-        changed = [item for item in diff(old, config) if item[0] not in _SAME_RUN_KEYS]
+        changed = [
+            item
+            for item in diff(old, config)
+            if item[0] not in _SAME_RUN_KEYS and not item[0].startswith(_SAME_RUN_SECTION)
+        ]
         if _hashes(read_json(self / "data.json")) != _hashes(data):
             raise OutputError(
                 "the unfinished run here was trained on other data",

@@ -22,12 +22,18 @@ class TrainState:
     seconds: float = 0.0
     """spent in training steps, over all parts of the run"""
     tokens: int = 0
-    """useful tokens trained on"""
+    """useful tokens trained on, over all processes"""
     slots: int = 0
     """token slots, padding included"""
     examples: int = 0
     window: dict[str, float] = field(default_factory=dict)
     """sums since the last line of the log"""
+    pieces: int = 1
+    """in how many times more micro-batches a step is computed than asked for, since memory ran out"""
+    epoch_steps: list[int] = field(default_factory=list)
+    """steps of each epoch as far as they were counted, so that a continued run finds its place without counting"""
+    epoch_key: str = ""
+    """what `epoch_steps` depends on (`BatchPlan.key`)"""
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON, for the checkpoint's state.json."""

@@ -36,6 +36,20 @@ class Measurement:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """How large a model is; counted before it is spread, for afterwards no process has all of it."""
+
+    parameters: int
+    trainable: int
+
+    @classmethod
+    def of(cls, model: Any) -> ModelFacts:
+        """Of a model as one process has it."""
+        parameters = list(model.parameters())
+        return cls(sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """All that a report is made from."""
@@ -47,7 +61,7 @@ class Summary:
     best_metric: str
     measured: Sequence[Measurement]
     train_golds: Sequence[Any]
-    model: Any
+    model: ModelFacts
     task: Task | None
     source: str
     """where the weights came from: a hub id, or in words"""
@@ -155,10 +169,9 @@ def _speed(summary: Summary) -> dict[str, float]:
 
 
 def _model_info(summary: Summary) -> dict[str, Any]:
-    parameters = list(summary.model.parameters())
     return {
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": summary.model.parameters,
+        "trainable": summary.model.trainable,
         "source": summary.source,
         "weights_sha256": summary.weights_sha256,
     }

@@ -16,6 +16,8 @@ from flagai.errors import DataError, ModelError
 from flagai.generate.lean import LeanWriter, forget, products, supports
 from flagai.generate.writers.base import Prompt, Writer
 from flagai.generate.writers.make import make_writer
+from flagai.models import packing
+from flagai.parallel.native import SingleProcess
 
 FAMILIES = ("gpt2", "opt", "llama", "qwen2", "t5", "mt5", "bart", "bert", "roberta", "glm")
 BOUND = 1e-4
@@ -260,6 +262,17 @@ def test_what_is_changed_goes_the_general_way(change: Any) -> None:
     change(model)
     assert not supports(model)
     assert not isinstance(make_writer(model), LeanWriter)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "glm", "t5"])
+def test_a_model_in_a_predictors_hands_goes_the_lean_way(name: str) -> None:
+    """Predictors and trainers pack a model and exchange its dropouts: neither changes a score."""
+    with torch.random.fork_rng():
+        model = type(build(name))(copy.deepcopy(build(name).config)).eval()
+    packed = packing.enable(model)
+    assert packed == (name != "t5")
+    SingleProcess(device="cpu").place(model)
+    assert supports(model) and isinstance(make_writer(model, commands=COMMANDS), LeanWriter)
 
 
 def test_t5_in_half_precision_goes_the_general_way() -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from flagai.data.batching import BatchPlan
 from flagai.errors import ConfigError, DataError, ModelError
+from flagai.models import plans
+from flagai.parallel import world
 
 _NOT_FOR_THE_MODEL = ("uid", "meta", "mode")
 _PREFIX = "data:"
@@ -28,10 +30,12 @@ class Forward(nn.Module):
     def __init__(self, model: Any, step: Step) -> None:
         super().__init__()
         self.model = model
-        self._step = step
+        self.step = step
+        self.flagai_plan = plans.plan_of(model)
+        """how the model inside is divided; the names of a plan are endings"""
 
     def forward(self, **batch: Tensor) -> Mapping[str, Any]:
-        outputs = self._step(unpacked(batch), self.model, None)
+        outputs = self.step(unpacked(batch), self.model, None)
         if outputs.get("loss") is None:
             raise ModelError(
                 f"forward_step gave no loss (only {', '.join(outputs)})",
@@ -121,6 +125,13 @@ class SampledPlan:
                 where="Trainer.train",
                 expected="a DataLoader over a map-style Dataset with a batch_size",
                 fix="hand over the Dataset itself",
+            )
+        if world.size() > 1 and isinstance(loader.sampler, torch.utils.data.DistributedSampler):
+            raise ConfigError(
+                "the DataLoader has a DistributedSampler, and its batches are shared out here",
+                where="Trainer.train",
+                expected="a DataLoader that gives the same batches on all processes",
+                fix="leave the sampler out, or hand over the Dataset itself",
             )
         self._sampler, self._accumulation, self._seed = loader.batch_sampler, accumulation, seed
         self._epochs: dict[int, list[np.ndarray]] = {}

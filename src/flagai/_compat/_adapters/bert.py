@@ -6,7 +6,6 @@ the original cannot express (another family, another feed-forward size) keeps Hu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from flagai._compat._adapters import bert_state, losses
+from flagai._compat._adapters.files import OriginalFiles
 from flagai.auto import locate, most_tokens
 from flagai.config import TaskConfig
 from flagai.errors import CheckpointError, ConfigError
 from flagai.models import legacy_bert
 from flagai.models.build import build_from_config, build_model
-from flagai.models.checkpoints import iteration_folder, read_json, read_pickle, read_state_dict
+from flagai.models.checkpoints import iteration_folder, read_json, read_state_dict
 from flagai.models.glm.folders import find_glm
 from flagai.models.headed import HeadedModel
-from flagai.models.safetensors_file import read_safetensors
 from flagai.tasks.base import HeadSpec, Task
 from flagai.tasks.table import make_task
 
 _CRF_SCALE = 128.0  # a power of two: transitions go from file to weight and back without a changed bit
 
 
-class OriginalBert(nn.Module):
+class OriginalBert(OriginalFiles):
     """Base of the original's classes.
 
     Args:
@@ -140,49 +139,15 @@ class OriginalBert(nn.Module):
     def _logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return outputs["logits"]
 
-    def save_config(self, config_path: str) -> None:
-        """Write config.json in the original's words where it can express the model, else in Hugging Face's."""
-        text = json.dumps(self._original()[1], indent=2, ensure_ascii=False, default=str)
-        Path(config_path).write_text(text + "\n", encoding="utf-8")
-
-    def save_weights(self, weight_path: str) -> None:
-        """Write the state dict as the original's `pytorch_model.bin`."""
-        torch.save(self.state_dict(), weight_path)
-
-    def load_weights(self, checkpoint_path: str) -> None:
-        """Take the weights of a file or a folder, of the original or of Hugging Face; a head may be missing there.
-
-        Raises:
-            CheckpointError: a weight of the body is missing or of another shape.
-        """
-        path = Path(checkpoint_path)
-        if path.is_dir():
-            state = read_state_dict(path)
-        else:
-            state = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        bert_state.fill(self, state, strict=False, where=str(path))
-
-    # -- state dicts in the original's names ---------------------------------------------------------------------
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The weights under the original's names (inside another module: under torch's own)."""
-        if args or kwargs.get("destination") is not None or kwargs.get("prefix"):
-            return super().state_dict(*args, **kwargs)
-        return self._original()[0]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take weights under the original's names or Hugging Face's, also wrapped as `{"module": …}`."""
-        inner = state_dict.get("module")
-        state = inner if isinstance(inner, Mapping) else state_dict
-        bert_state.fill(self, dict(state), strict=strict, where="load_state_dict")
-        return nn.modules.module._IncompatibleKeys([], [])
-
     def _original(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = self.config.to_dict()
         if not bert_state.expressible(config):
             return self.flagai_model.state_dict(), config
         state, written = legacy_bert.export(self.flagai_model, kind=self.kind)
         return {**state, **self._unread}, written
+
+    def _take(self, state: dict[str, Tensor], *, strict: bool, where: str) -> None:
+        bert_state.fill(self, state, strict=strict, where=where)
 
     def keep_unread(self, state: Mapping[str, Tensor]) -> None:
         """Keep the tensors that no part of today's model reads (a pooler), so that they are written back."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flagai._compat._adapters.bert import find_folder
+from flagai._compat._adapters.files import OriginalFiles
 from flagai.auto import most_tokens
 from flagai.config import TaskConfig
 from flagai.errors import CheckpointError, ModelError
 from flagai.models import legacy, legacy_gpt2, legacy_opt, legacy_t5
 from flagai.models.build import build_from_config, build_model
-from flagai.models.checkpoints import iteration_folder, read_json, read_pickle, read_state_dict
-from flagai.models.safetensors_file import read_safetensors
+from flagai.models.checkpoints import read_json
 from flagai.tasks.base import HeadSpec, Task
 from flagai.tasks.table import make_task
 
@@ -30,7 +29,7 @@ _SHOWN = 8
 _HEAD = "lm_head.weight"
 
 
-class OriginalLM(nn.Module):
+class OriginalLM(OriginalFiles):
     """Base of the original's classes that write.
 
     Args:
@@ -98,42 +97,6 @@ class OriginalLM(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    # -- files and state dicts in the original's words -----------------------------------------------------------
-
-    def save_config(self, config_path: str) -> None:
-        """Write config.json in the original's words where it can express the model, else in Hugging Face's."""
-        text = json.dumps(self._original()[1], indent=2, ensure_ascii=False, default=str)
-        Path(config_path).write_text(text + "\n", encoding="utf-8")
-
-    def save_weights(self, weight_path: str) -> None:
-        """Write the state dict as the original's `pytorch_model.bin`."""
-        torch.save(self.state_dict(), weight_path)
-
-    def load_weights(self, checkpoint_path: str) -> None:
-        """Take the weights of a file or a folder, of the original or of Hugging Face.
-
-        Raises:
-            CheckpointError: a weight is missing or of another shape.
-        """
-        path = Path(checkpoint_path)
-        if path.is_dir():
-            state = read_state_dict(iteration_folder(path))
-        else:
-            state = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        self._fill(state, where=str(path))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The weights as the original's Trainer saves them (inside another module: under torch's own names)."""
-        if args or kwargs.get("destination") is not None or kwargs.get("prefix"):
-            return super().state_dict(*args, **kwargs)
-        return self._original()[0]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take weights under the original's names or Hugging Face's, also wrapped as `{"module": …}`."""
-        inner = state_dict.get("module")
-        self._fill(dict(inner if isinstance(inner, Mapping) else state_dict), where="load_state_dict")
-        return nn.modules.module._IncompatibleKeys([], [])
-
     def _original(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             return legacy.export(self.flagai_model, form="trainer")
@@ -141,7 +104,7 @@ class OriginalLM(nn.Module):
             return dict(self.flagai_model.state_dict()), self.config.to_dict()
 
     @torch.no_grad()
-    def _fill(self, state: dict[str, Tensor], *, where: str) -> None:
+    def _take(self, state: dict[str, Tensor], *, strict: bool, where: str) -> None:
         body = self.legacy_module.to_huggingface(state, self._words()).body
         own = self.flagai_model.state_dict()
         missing = [name for name in own if name not in body and name != _HEAD and not _is_copy(name)]
@@ -219,10 +182,10 @@ class T5Model(OriginalLM):
         if head.weight is self.flagai_model.shared.weight:
             head.weight = nn.Parameter(head.weight.detach().clone())
 
-    def _fill(self, state: dict[str, Tensor], *, where: str) -> None:
+    def _take(self, state: dict[str, Tensor], *, strict: bool, where: str) -> None:
         self._untie()
         self.flagai_model.config.scale_decoder_outputs = False
-        super()._fill(state, where=where)
+        super()._take(state, strict=strict, where=where)
 
     def forward(self, **data: Any) -> dict[str, Any]:
         """As the original: masks only where they are given; `labels` [B, T] of -100 do not count."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagai._compat._adapters import batches, checkpoints
+import torch
+
+from flagai._compat._adapters import batches, checkpoints, several
 from flagai._compat._adapters.logs import Log
 from flagai._compat._adapters.measuring import measure, save_best
 from flagai.errors import CheckpointError
-from flagai.parallel.native import SingleProcess
+from flagai.parallel import world
+from flagai.parallel.strategy import Strategy
 from flagai.train.callbacks import Callback
 from flagai.train.logs import TensorBoardLog
 from flagai.train.loop import Hooks, Loop
 from flagai.train.optim import adamw
 from flagai.train.state import TrainState
+from flagai.train.turns import by_first
 
 if TYPE_CHECKING:
     from flagai._compat._adapters.trainer import Trainer
@@ -30,10 +35,13 @@ class Run:
     def __init__(
         self, trainer: Trainer, model: Any, train_data: Any, valid_data: Any, metrics: Sequence[Any], collate_fn: Any
     ) -> None:
-        self._args, self._model, self._metrics, self._collate_fn = trainer, model, metrics, collate_fn
+        self._args, self.model, self._metrics, self._collate_fn = trainer, model, metrics, collate_fn
         self._train_data, self._valid_data = train_data, valid_data
         self.state = TrainState()
-        self._strategy = SingleProcess(device=str(trainer.pytorch_device), precision="fp16" if trainer.fp16 else "fp32")
+        self._strategy = several.strategy_of(trainer)
+        self._forward = batches.Forward(model, trainer.forward_step)
+        divided = trainer.parallel.strategy not in ("single", "ddp") or trainer.parallel.tensor > 1
+        self._twin = [copy.deepcopy(self._forward)] if divided else []
         self._found: dict[str, Any] = {}
         self._optimizer: Any = None
         self._scheduler: Any = None
@@ -48,7 +56,7 @@ class Run:
     def train(self, optimizer: Any, scheduler: Any) -> None:
         """Load, train to the end, evaluate."""
         self._load_weights()
-        self._strategy.place(batches.Forward(self._model, self._args.forward_step))
+        self._strategy.place(self._forward)
         if not self._args.epochs:
             self._evaluate_only()
             return
@@ -61,7 +69,7 @@ class Run:
             rates = [group["lr"] for group in self._optimizer.param_groups]
         plan = batches.plan_of(
             self._train_data,
-            batch_size=config.batch_size // config.gradient_accumulation_steps if config.batch_size else 1,
+            batch_size=self._args.batch_size * self._strategy.data_axis()[1],
             accumulation=config.gradient_accumulation_steps,
             seed=config.seed,
         )
@@ -78,10 +86,18 @@ class Run:
                 )
         self._loop.run(rates)
 
+    def with_step(self, step: batches.Step) -> Strategy:
+        """The strategy of the placed model, called by way of another `forward_step`."""
+        self._forward.step = step
+        return self._strategy
+
     def _callbacks(self, rates: list[float]) -> tuple[Callback, ...]:
-        watchers: list[Callback] = [Log()]
+        watchers: list[Callback] = []
         if self._scheduler is not None:
             watchers.append(_OwnSchedule(self._scheduler, self._optimizer, rates))
+        if not world.is_first():
+            return tuple(watchers)
+        watchers.append(Log())
         if self._args.tensorboard_dir and self._args.tensorboard_dir != _DEFAULT_TENSORBOARD:
             watchers.append(TensorBoardLog(Path(self._args.tensorboard_dir)))
         return tuple(watchers)
@@ -109,7 +125,9 @@ class Run:
 
     def _evaluate_only(self) -> None:
         if self._valid_data is not None:
-            Log().on_evaluate(self.state, self._measure(), improved=False)
+            found = self._measure()
+            if world.is_first():
+                Log().on_evaluate(self.state, found, improved=False)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -123,10 +141,22 @@ class Run:
         root = Path(self._args.save_dir)
         folder = root / str(state.step)
         if self._written != state.step:
-            checkpoints.write_folder(folder, self._model, self._extra(state), tokenizer=self._args.tokenizer)
+            model, extra = self._whole(), self._extra(state)
+            by_first(lambda: checkpoints.write_folder(folder, model, extra, tokenizer=self._args.tokenizer))
             self._written = state.step
-        checkpoints.write_tracker(root, state.step, state.step if self._best is None else self._best)
+        by_first(lambda: checkpoints.write_tracker(root, state.step, state.step if self._best is None else self._best))
         return str(folder)
+
+    @torch.no_grad()
+    def _whole(self) -> Any:
+        """The model on one process, for the format is one file; a copy where it lies on several."""
+        if not self._twin:
+            return self.model
+        tensors = dict(self._twin[0].named_parameters()) | dict(self._twin[0].named_buffers())
+        for name, tensor in self._strategy.weights():
+            if world.is_first():
+                tensors[name].copy_(tensor)
+        return self._twin[0].model
 
     def _extra(self, state: TrainState) -> dict[str, Any]:
         extra: dict[str, Any] = {"iteration": state.step}
@@ -145,12 +175,12 @@ class Run:
             return
         self._found = checkpoints.read(self._args.load_dir, self._args.load_type)
         try:
-            self._model.load_state_dict(self._found["module"])
+            self.model.load_state_dict(self._found["module"])
         except RuntimeError as error:
             raise CheckpointError(
                 f"the weights do not fit the model: {str(error).splitlines()[0]}",
                 where=str(self._args.load_dir),
-                expected=f"a checkpoint of a {type(self._model).__name__} of this size",
+                expected=f"a checkpoint of a {type(self.model).__name__} of this size",
             ) from error
         self.state.step = self.state.evaluated_step = checkpoints.iteration_of(self._found)
         self._best = checkpoints.best_of(self._args.load_dir)

@@ -13,17 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from flagai._compat._adapters import batches
+from flagai._compat._adapters import batches, several
 from flagai._compat._adapters.bert import OriginalBert
-from flagai._compat._adapters.later import PARALLEL
 from flagai._compat._adapters.logs import log_line
 from flagai._compat._adapters.measuring import measure, save_best
 from flagai._compat._adapters.run import Run
 from flagai.config import TrainConfig
 from flagai.errors import ConfigError, ModelError, unknown_name
-from flagai.parallel.native import SingleProcess
 
-_LATER_ENVIRONMENTS = ("pytorchDDP", "deepspeed", "deepspeed+mpu", "bmtrain")
 _OPTIMIZERS = ("adam", "adamw")
 _OTHER_OPTIMIZERS = ("adafactor", "lion", "adan", "lamb")
 _NEVER = 10**12
@@ -102,10 +99,12 @@ class Trainer:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         for name, value in given.items():
             setattr(self, name, value)
-        _check(env_type, optimizer_type, load_type)
+        _check(optimizer_type, load_type)
+        self.parallel = several.begin(self)
         self.iteration = 0
         """optimizer steps done, also those of a checkpoint that was loaded"""
         self._evaluation: dict[str, Any] = {}
+        self._trained: Run | None = None
 
     def forward_step(self, data: dict[str, Any], model: Any, mems: Any) -> dict[str, Any]:
         """Run the model on one batch; override it for models with other arguments.
@@ -150,7 +149,8 @@ class Trainer:
         if self.checkpoint_activations and hasattr(model, "gradient_checkpointing_enable"):
             model.gradient_checkpointing_enable()
         self._evaluation = {"source": valid_dataset, "metrics": metric_methods, "collate_fn": collate_fn}
-        run = Run(self, model, train_dataset, valid_dataset, metric_methods, collate_fn)
+        several.check_optimizer(self, optimizer)
+        run = self._trained = Run(self, model, train_dataset, valid_dataset, metric_methods, collate_fn)
         run.train(optimizer, lr_scheduler)
         self.iteration = run.state.step
 
@@ -168,8 +168,12 @@ class Trainer:
             raise ConfigError(
                 "evaluate() got no data or no model", where="Trainer.evaluate", expected="evaluate(data_loader, model)"
             )
-        strategy = SingleProcess(device=str(self.pytorch_device), precision="fp16" if self.fp16 else "fp32")
-        strategy.place(batches.Forward(model, forward_step_func or self.forward_step))
+        step = forward_step_func or self.forward_step
+        if self._trained is not None and self._trained.model is model:
+            strategy = self._trained.with_step(step)  # the model may lie on several processes since
+        else:
+            strategy = several.strategy_of(self)
+            strategy.place(batches.Forward(model, step))
         return measure(
             strategy,
             source,
@@ -223,6 +227,14 @@ class Trainer:
 
     # The arguments, set by the constructor.
     env_type: str
+    model_parallel_size: int
+    num_nodes: int
+    num_gpus: int
+    master_ip: str
+    master_port: int
+    hostfile: str | None
+    deepspeed_config: str | None
+    training_script: str
     pytorch_device: Any
     batch_size: int
     gradient_accumulation_steps: int
@@ -249,16 +261,7 @@ class Trainer:
     tokenizer: Any
 
 
-def _check(env_type: str, optimizer_type: str, load_type: str) -> None:
-    if env_type in _LATER_ENVIRONMENTS:
-        raise ConfigError(
-            f"env_type {env_type!r} is not part of this release: it trains in one process",
-            where="flagai.trainer.Trainer",
-            expected="env_type='pytorch'",
-            fix=f"wait for the release of flagai 2 that brings {PARALLEL}",
-        )
-    if env_type != "pytorch":
-        raise unknown_name("env_type", env_type, ["pytorch", *_LATER_ENVIRONMENTS], where="flagai.trainer.Trainer")
+def _check(optimizer_type: str, load_type: str) -> None:
     if optimizer_type in _OTHER_OPTIMIZERS:
         raise ConfigError(
             f"optimizer_type {optimizer_type!r} is not part of this release",

@@ -16,7 +16,10 @@ from flagai.generate.lean.families import ACTIVATIONS, READERS
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 _ATTENTION: Final = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "flagai_packed")
 _TORCH: Final = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
-_SHARED: Final = ("transformers.activations", "transformers.pytorch_utils")
+_SHARED: Final = ("transformers.activations", "transformers.pytorch_utils", "flagai.models.dropout")
+_HARMLESS: Final = ("transformers.utils.output_capturing", "flagai.models.packing")
+"""modules whose hooks change no number: transformers' where hidden states were once asked for, and ours that leave
+pads out (every predictor and trainer hangs them in)"""
 
 
 def supports(model: Any) -> bool:
@@ -40,8 +43,7 @@ def _known(module: nn.Module, own: str) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    # Those that transformers leaves behind where hidden states were once asked for change nothing.
-    foreign = [hook for hook in hooks if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"]
+    foreign = [hook for hook in hooks if getattr(hook, "__module__", "") not in _HARMLESS]
     return bool(foreign) or "forward" in vars(module)
 
 

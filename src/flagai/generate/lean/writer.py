@@ -67,6 +67,11 @@ class LeanWriter:
         return self._general.vocab_size
 
     @property
+    def source_size(self) -> int:
+        """One more than the largest id that a prompt may have."""
+        return int(getattr(self._general, "source_size", 0)) or self.vocab_size
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """See `Writer`."""
         return self._general.end_ids

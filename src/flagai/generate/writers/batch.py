@@ -100,9 +100,9 @@ class BatchWriter(ABC, Generic[B]):
     """
 
     fills_blanks = False
+    """whether prompts have blanks (GLM)"""
     continues = False
     """whether an answer goes on from its prompt, as one text"""
-    """whether prompts have blanks (GLM)"""
 
     def __init__(self, model: Any, *, end_ids: Sequence[int] = (), forbidden_ids: Sequence[int] = ()) -> None:
         self.model = model
@@ -121,6 +121,13 @@ class BatchWriter(ABC, Generic[B]):
         """See `Writer`."""
         weight = getattr(self.model.get_output_embeddings(), "weight", None)
         return int(self.model.config.vocab_size) if weight is None else len(weight)
+
+    @property
+    def source_size(self) -> int:
+        """One more than the largest id that a prompt may have: an encoder may have a vocabulary of its own."""
+        half = self.model.get_encoder() if getattr(self.model.config, "is_encoder_decoder", False) else self.model
+        table = half.get_input_embeddings()
+        return int(getattr(table, "num_embeddings", 0)) or self.vocab_size
 
     @property
     def end_ids(self) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ where everything or everything before is seen, else one boolean [batch, 1, queri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ class Visibility:
     mask: Any = None
     causal: bool = False
     blind: Tensor | None = None
+
+    def of_queries(self, rows: Callable[[Tensor], Tensor]) -> Visibility:
+        """The same for some of the queries, which `rows` chooses; the mask stays whole, attention itself cuts that."""
+        return self if self.blind is None else replace(self, blind=rows(self.blind))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from flagai.data.whole import whole_folder
-from flagai.errors import ConfigError, ModelError, OutputError, unknown_name
+from flagai.errors import ModelError, OutputError, unknown_name
 from flagai.models.checkpoints import read_json
+from flagai.models.converted import BESIDE, DTYPES, Converted, check_dtype, check_target, dtype_names, files_in
 from flagai.models.glm.folders import GLMFolder, config_of
 from flagai.models.glm.layouts import LAYOUTS, Layout, is_head, lacks_gmask
 from flagai.models.glm.reading import brings_classifier
@@ -25,37 +25,8 @@ from flagai.models.glm.writing import Writer, write_json
 if TYPE_CHECKING:
     from flagai.models.glm.configuration import GLMConfig
 
-DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_TOKENIZER: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-    "LICENSE*",
-)
 _OURS: Final = ("task.json", "head.safetensors", "generation_config.json")
 """what lies beside the weights of a trained model of ours and has no place in the layouts of others"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What was written."""
-
-    source: Layout
-    target: Layout
-    folder: Path
-    files: tuple[str, ...]
-    """all files, relative to the folder"""
-    num_tensors: int
-    num_parameters: int
-    dtypes: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-    """tensors and files of the source that the layout has no place for"""
-    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -83,8 +54,7 @@ def convert(
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS, where="--layout")
     kind = LAYOUTS[LAYOUTS.index(layout)]
-    if dtype not in ("keep", *DTYPES):
-        raise unknown_name("dtype", dtype, ("keep", *DTYPES), where="--dtype")
+    check_dtype(dtype)
     target = Path(target)
     opened = _open(source)
     writer = Writer(source=opened, config=_config(opened, kind), layout=kind, shards=shards, dtype=DTYPES.get(dtype))
@@ -115,7 +85,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "tensors": len(source.names),
         "parameters": sum(torch.Size(source.shapes[name]).numel() for name in source.names),
         "bytes": source.num_bytes,
-        "dtype": sorted({str(kind).removeprefix("torch.") for kind in source.dtypes.values()}),
+        "dtype": list(dtype_names(set(source.dtypes.values()))),
         "layers": sizes.num_layers,
         "hidden size": sizes.hidden_size,
         "vocabulary": sizes.vocab_size,
@@ -142,10 +112,7 @@ def _config(source: Source, layout: Layout) -> GLMConfig | None:
 
 
 def _check_target(target: Path, source: Path, size: int) -> None:
-    if target.exists():
-        raise OutputError("it exists already", where=str(target), fix="choose another folder")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise ConfigError("the target lies in the source", where=str(target), fix="choose a folder beside it")
+    check_target(target, source)
     place = next(parent for parent in target.resolve().parents if parent.exists())
     if (free := shutil.disk_usage(place).free) < size:
         raise OutputError(
@@ -159,7 +126,7 @@ def _copy_rest(found: GLMFolder, folder: Path, layout: Layout) -> list[str]:
     """Tokenizer files and the like; what has no place in the layout is named."""
     beside = () if found.config_file is None else (found.config_file.parent,)
     places = dict.fromkeys((*beside, found.given, found.folder))
-    for pattern in (*_TOKENIZER, *(_OURS if layout == "flagai" else ())):
+    for pattern in (*BESIDE, *(_OURS if layout == "flagai" else ())):
         for file in (one for place in places for one in sorted(place.glob(pattern)) if one.is_file()):
             shutil.copyfile(file, folder / file.name)
     _drop_auto_map(folder / "tokenizer_config.json")
@@ -177,7 +144,6 @@ def _drop_auto_map(file: Path) -> None:
 
 def _told(writer: Writer, target: Path, left_files: list[str]) -> Converted:
     source, names = writer.source, writer.names
-    files = sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())
     notes = []
     if lacks_gmask(source.sizes, source.found.layout, writer.layout):
         notes.append("row 50009 of the word embedding is a copy of row 50007, as in the hub's glm-10b-chinese")
@@ -189,10 +155,10 @@ def _told(writer: Writer, target: Path, left_files: list[str]) -> Converted:
         source=source.found.layout,
         target=writer.layout,
         folder=target,
-        files=tuple(files),
+        files=files_in(target),
         num_tensors=len(names),
         num_parameters=sum(torch.Size(source.shapes[name]).numel() for name in names),
-        dtypes=tuple(sorted({str(writer.dtype or source.dtypes[name]).removeprefix("torch.") for name in names})),
+        dtypes=dtype_names({writer.dtype or source.dtypes[name] for name in names}),
         left_out=(*writer.left_out, *left_files),
         notes=tuple(notes),
     )

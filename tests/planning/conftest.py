@@ -1,0 +1,9 @@
+"""Lets the processes of a test find the functions they run, here and in the tests of `parallel`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "parallel")]
