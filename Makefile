@@ -25,7 +25,7 @@ check: $(VENV)/.with-dev  ## the gates: format, lint, types, import layers
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.with-dev  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 fast: $(VENV)/.with-dev  ## the tests that take a few seconds at most
 	$(BIN)/python -m pytest -m "not slow and not proof" $(ARGS)

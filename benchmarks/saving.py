@@ -127,7 +127,7 @@ def dcp(arguments: argparse.Namespace, *, asynchronous: bool) -> dict[str, Any]:
         return save
 
     with tempfile.TemporaryDirectory() as place:
-        dist.init_process_group("gloo", init_method=f"file://{place}/store", rank=0, world_size=1)
+        dist.init_process_group("gloo", store=dist.FileStore(f"{place}/store", 1), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
         with contextlib.closing(contextlib.ExitStack()) as stack:
             stack.callback(dist.destroy_process_group)
             return _measure(arguments, make)

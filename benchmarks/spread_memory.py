@@ -4,7 +4,8 @@ Two numbers are measured in the second step, after backward and before the updat
 are all there: the storages of all tensors, and what the process grew by since the model was not there yet (resident
 memory). Theory, with P numbers in fp32, N processes and AdamW: DDP 20 P, of which 4 P are the buckets that gradients
 travel in; ZeRO 1 and 2 (4 + 16/N) P, since the weights for the update lie beside those of the model, and gradients of
-other processes are gone once they are sent; ZeRO 3 and FSDP 16 P/N. A bucket of ZeRO (40 MB) comes on top.
+other processes are gone once they are sent; ZeRO 3 20 P/N for the same reason; FSDP 16 P/N. A bucket of ZeRO (40 MB)
+comes on top.
 
     python benchmarks/spread_memory.py --save
 """
@@ -33,7 +34,7 @@ THEORY: dict[str, Callable[[int], float]] = {
     "ddp": lambda n: 20,
     "zero1": lambda n: 4 + 16 / n,
     "zero2": lambda n: 4 + 16 / n,
-    "zero3": lambda n: 16 / n,
+    "zero3": lambda n: 20 / n,
     "fsdp": lambda n: 16 / n,
 }
 """way → bytes a number of the model, by the number of processes"""

@@ -187,7 +187,7 @@ def test_the_rooms_stand_in_the_order_that_is_enforced() -> None:
     assert [room for room in order if "config" not in room] == [room for room in there if "config" not in room]
 
 
-@pytest.mark.parametrize("room", ["data", "models", "parallel", "tasks", "predict", "train"])
+@pytest.mark.parametrize("room", ["data", "models", "parallel", "tasks", "predict", "train", "planning", "verify"])
 def test_the_architecture_names_every_module(room: str) -> None:
     words = re.findall(r"[\w*]+", rooms()[room])
     stems = {path.stem for path in (ROOT / "src/flagai" / room).glob("*.py")} - {"__init__"}

@@ -111,7 +111,10 @@ def test_convert_to_the_form_of_torch(cli: Cli, run: Path, tmp_path: Path) -> No
         f"model.{name}": torch.zeros_like(weights[name]),
         f"optimizer.{entry.replace('/', '.')}": torch.zeros_like(moments[entry]),
     }
+    head = load_file(source / "head.safetensors")
+    found |= {f"model.head.{name}": torch.zeros_like(value) for name, value in head.items()}
     torch_checkpoint.load(found, checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
+    assert head and all(torch.equal(found[f"model.head.{name}"], value) for name, value in head.items())
     assert torch.equal(found[f"model.{name}"], weights[name])
     assert torch.equal(found[f"optimizer.{entry.replace('/', '.')}"], moments[entry])
 
@@ -154,3 +157,13 @@ def test_merge_adds_adapters_to_their_base(cli: Cli, runs: dict[str, Path], tmp_
     save_file({"something": torch.zeros(2)}, tmp_path / "other/model.safetensors")
     wrong = cli("ckpt", "merge", runs["whole"] / "final", tmp_path / "other", "-o", tmp_path / "never")
     assert wrong.code == 1 and "another model" in wrong.err and not (tmp_path / "never").exists()
+
+
+def test_heads_of_other_labels_are_not_averaged(cli: Cli, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "final", tmp_path / "other")
+    head = load_file(tmp_path / "other/head.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({name: torch.cat([value, value]) for name, value in head.items()}, tmp_path / "other/head.safetensors")
+    wrong = cli("ckpt", "merge", run / "final", tmp_path / "other", "-o", tmp_path / "never")
+    assert wrong.code == 1 and "its head is another one" in wrong.err and not (tmp_path / "never").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -111,3 +112,17 @@ def test_dtypes_that_nothing_writes() -> None:
     with pytest.raises(CheckpointError, match="F8_E4M3"):
         boxes.torch_dtype("F8_E4M3")
     assert boxes.dtype_name(torch.bfloat16) == "BF16"
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"), [([2], [-8, 0]), ([-1, -2], [0, 8]), ([2], [0.0, 8.0]), ([0], [8, 8]), ([2], [8, 0])]
+)
+def test_a_header_that_points_elsewhere(tmp_path: Path, shape: list[int], offsets: list[float]) -> None:
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(8 if offsets != [-8, 0] else 0)
+    (tmp_path / "x.safetensors").write_bytes(data)
+    if offsets == [8, 8]:
+        assert boxes.slots_in(tmp_path / "x.safetensors")["x"].size == 0
+        return
+    with pytest.raises(CheckpointError):
+        boxes.slots_in(tmp_path / "x.safetensors")

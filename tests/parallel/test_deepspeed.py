@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("built") / "by-g++"))
-        with worlds.world(2) as made:
-            yield made
+def two() -> Iterator[Any]:
+    with worlds.world(2) as made:
+        yield made
 
 
 @cache
@@ -242,10 +241,11 @@ def test_a_step_without_examples(two: Any, stage: int) -> None:
     np.testing.assert_allclose(after[0], expected, rtol=1e-5)
 
 
-def test_nothing_stays_and_nothing_is_compiled(two: Any) -> None:
-    for own, compiled in two.run("zero_jobs:nothing_stays"):
-        assert own
-        assert compiled == []
+def test_nothing_stays_and_nothing_is_compiled(tmp_path: Path) -> None:
+    with worlds.world(2) as fresh:  # in which nothing was compiled before
+        for own, compiled in fresh.run("zero_jobs:nothing_stays", folder=str(tmp_path / "by-g++")):
+            assert own
+            assert compiled == []
 
 
 @pytest.mark.parametrize(

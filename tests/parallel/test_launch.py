@@ -489,3 +489,50 @@ def test_machines_that_do_not_meet(here: bool, found: str) -> None:
     )
     end = start(alone, lambda text: None)
     assert end.kind == "failed" and end.text.startswith(f"{endpoint}: {found}"), end
+
+
+def fake_shell(folder: Path, script: str) -> str:
+    """A program in the place of ssh, whose first argument is the machine."""
+    shell = folder / "fake"
+    shell.write_text(f"#!{sys.executable}\nimport json, sys, time\nMARK = {remote.MARK!r}\n{textwrap.dedent(script)}")
+    shell.chmod(0o755)
+    return f"{shell} {{host}}"
+
+
+def test_a_machine_that_stays_silent_is_named(tmp_path: Path) -> None:
+    script = """
+    sys.stdin.readline()
+    if sys.argv[1] == "n1.invalid":
+        print(MARK + json.dumps({"here": True}), flush=True)
+    sys.stdin.read()
+    """
+    hosts = [Host(name="n1.invalid", slots=1), Host(name="n2.invalid", slots=1)]
+    quick = Launch(command=("a",), processes=1, patience=1.0)
+    end = remote.start_on(hosts, quick, print, shell=fake_shell(tmp_path, script))
+    lines = ["n2.invalid: this machine does not answer", "  it said: nothing, for 1 seconds"]
+    assert (end.kind, end.text.splitlines()[:2]) == ("failed", lines)
+
+
+def test_a_word_after_half_a_line_is_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = """
+    sys.stdin.readline()
+    print(MARK + json.dumps({"here": True}), flush=True)
+    print("half a line", end="")
+    print(MARK + json.dumps({"ended": {"kind": "done"}}), flush=True)
+    """
+    hosts = [Host(name="n1.invalid", slots=1)]
+    end = remote.start_on(hosts, Launch(command=("a",), processes=1), print, shell=fake_shell(tmp_path, script))
+    assert end.kind == "done"
+    assert capsys.readouterr().out == "half a line\n"
+
+
+def test_only_processes_of_now_are_asked_to_stop(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of one that ended may be another program's."""
+    for attempt, rank, number in ((0, 0, 101), (0, 1, 102), (1, 0, 103)):
+        row = {"rank": rank, "pid": number, "attempt": attempt}
+        (shared / f"process-{attempt}-{rank}.json").write_text(json.dumps(row))
+    asked: list[int] = []
+    monkeypatch.setattr(launch.os, "kill", lambda number, _: asked.append(number))
+    launch._stop(shared)
+    launch._stop(shared)
+    assert asked == [103]

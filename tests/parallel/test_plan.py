@@ -18,7 +18,7 @@ from flagai.parallel.parts import _runs
 from flagai.parallel.plan import blocks, bounds, check_tensor, splits
 from flagai.parallel.scale import LossScale
 from flagai.parallel.schedule import one_forward_one_backward
-from flagai.parallel.tensor import as_kept, as_saved, reorder
+from flagai.parallel.tensor import as_saved, reorder
 
 
 def test_a_pattern_means_the_end_of_a_name() -> None:
@@ -107,6 +107,12 @@ def test_one_forward_one_backward(stages: int, micro_batches: int) -> None:
             held = sum((stage, "forward", i) in done and (stage, "backward", i) not in done for i in range(7))
             assert held <= stages - stage
     assert len(done) == 2 * stages * micro_batches
+
+
+def as_kept(tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """The inverse of `as_saved`."""
+    turned = tensor.t() if kept.transposed else tensor
+    return reorder(turned, kept.groups, kept.parts) if kept.groups > 1 else turned.contiguous()
 
 
 def test_fused_rows_are_put_in_order_and_back() -> None:

@@ -96,11 +96,11 @@ def written_alone() -> tuple[list[int], list[float]]:
     return answers["ids"].tolist(), [loss for loss, _ in losses]
 
 
-def nothing_stays() -> tuple[bool, list[str]]:
-    """Whether torch's linear function is its own after stage 3, and what was compiled."""
+def nothing_stays(folder: str) -> tuple[bool, list[str]]:
+    """Whether torch's linear function is its own after stage 3, and what was compiled, which would go to `folder`."""
+    os.environ["TORCH_EXTENSIONS_DIR"] = folder
     linear = nn.functional.linear
     run("train", 3, family="bert", rows=(8,))
-    folder = os.environ["TORCH_EXTENSIONS_DIR"]
     return nn.functional.linear is linear, os.listdir(folder) if os.path.isdir(folder) else []
 
 

@@ -140,3 +140,10 @@ def _peak_anew() -> int:
 def _peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def drawn(root: str, sizes: dict[str, int]) -> bytes:
+    """The random stream of this process after a load."""
+    run = Run("bert", sizes)
+    run.load(Path(root))
+    return torch.get_rng_state().numpy().tobytes()

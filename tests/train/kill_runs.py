@@ -22,16 +22,22 @@ class ForkedLife:
         settings: of the run, `output` among them.
         processes: how many ranks.
         at: event of the file system at which the first rank kills itself, counted from 1; None: at none.
+        evaluation: which of its evaluations this life does not survive, counted from 1; None: it survives all.
     """
 
-    def __init__(self, settings: Mapping[str, Any], processes: int = 1, at: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        processes: int = 1,
+        at: int | None = None,
+        evaluation: int | None = None,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         beside = f"{settings['output']}.{uuid.uuid4().hex}"
         self.said, self.events, store = Path(f"{beside}.said"), Path(f"{beside}.events"), f"{beside}.store"
-        arguments = [
-            (dict(settings), rank, processes, store, str(self.said), str(self.events), at) for rank in range(processes)
-        ]
+        files = (store, str(self.said), str(self.events))
+        arguments = [(dict(settings), rank, processes, *files, at, evaluation) for rank in range(processes)]
         self.processes = [context.Process(target=_live, args=given, daemon=True) for given in arguments]
         for process in self.processes:
             process.start()
@@ -68,7 +74,14 @@ def starter(settings: Mapping[str, Any], processes: int = 1) -> Callable[[Path],
 
 
 def _live(
-    settings: dict[str, Any], rank: int, processes: int, store: str, said: str, events: str, at: int | None
+    settings: dict[str, Any],
+    rank: int,
+    processes: int,
+    store: str,
+    said: str,
+    events: str,
+    at: int | None,
+    evaluation: int | None,
 ) -> None:
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -82,11 +95,14 @@ def _live(
         Counter(Path(settings["output"]), Path(events), at).install()
     from flagai import Trainer, load_config
 
-    Trainer(load_config(settings), callbacks=[_Said()]).train()
+    Trainer(load_config(settings), callbacks=[_Said(evaluation)]).train()
 
 
 class _Said:
-    """Messages of the run on stdout."""
+    """Messages of the run on stdout; and death in the middle of the n-th evaluation."""
+
+    def __init__(self, evaluation: int | None) -> None:
+        self.evaluation, self.begun = evaluation, 0
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **more: None
@@ -94,6 +110,12 @@ class _Said:
     def on_message(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+    def on_evaluation_progress(self, done: int, total: int) -> None:
+        self.begun += self.first(done)
+        if self.evaluation == self.begun and 0 < done < total:
+            self.on_message(f"{IN_EVALUATION}{done} of {total}")
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _join(rank: int, processes: int, store: str) -> None:

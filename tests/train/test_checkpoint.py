@@ -55,6 +55,18 @@ def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path, family: str, meta: boo
     assert same(other.moments(), run.moments())
 
 
+def test_the_manifest_says_what_each_file_holds(root: Path) -> None:
+    newest = root / "step-4"
+    for name, entry in read_json(newest / "MANIFEST.json")["files"].items():
+        path = newest / name
+        assert (entry["bytes"], entry["sha256"]) == (path.stat().st_size, sha256(path))
+        tensors = load_file(path) if path.suffix == ".safetensors" else {}
+        assert {n: shape for n, (_, *shape) in entry.get("tensors", {}).items()} == {
+            n: list(t.shape) for n, t in tensors.items()
+        }
+        assert {dtype for dtype, *_ in entry.get("tensors", {}).values()} <= {"F32", "U8"}
+
+
 def test_what_is_saved_in_the_background_is_the_step_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Training goes on, and changes every number, before a single one is written."""
     run, go = Run(), threading.Event()
@@ -360,3 +372,30 @@ def test_no_pickle_and_no_half_json(saved: Path) -> None:
     assert {"torch", "threads", "machine", "processes", "packages", *EXTRA} <= manifest.keys()
     assert TrainState.from_json(read_json(saved / "step-4/train_state/state.json")["train"]).step == 4
     assert json.loads((saved / "step-4/config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+
+
+def test_the_best_ones_are_so_by_one_metric(tmp_path: Path) -> None:
+    """A continued run may choose by another metric; values of the old one say nothing then, nor does damage."""
+    run = Run()
+    saver = run.saver(tmp_path, keep_last=1, keep_best=1)
+    run.state.step = 1
+    saver.save(run.state, EXTRA, score=Score(metric="accuracy", value=0.9))
+    again = run.saver(tmp_path, keep_last=1, keep_best=1)
+    for value in (0.3, 0.5, 0.6):
+        run.state.step += 1
+        again.save(run.state, EXTRA, score=Score(metric="loss", value=value, lower_is_better=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-2", "step-4"]
+    file = tmp_path / "step-2/MANIFEST.json"
+    for score in ({"metric": "loss", "value": "low"}, {"something": 1}, 7):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"score": score}))
+        assert again.wants(Score(metric="loss", value=0.9, lower_is_better=True)) is False
+
+
+def test_a_manifest_names_nothing_outside(root: Path) -> None:
+    file = root / "step-2/MANIFEST.json"
+    manifest = json.loads(file.read_text())
+    for name in ("../step-1/config.json", str(root / "step-1/config.json")):
+        changed = manifest["files"] | {name: {"bytes": 1, "sha256": ""}}
+        file.write_text(json.dumps(manifest | {"files": changed}))
+        with pytest.raises(CheckpointError, match="outside of the folder"):
+            checkpoint.verify(root / "step-2")

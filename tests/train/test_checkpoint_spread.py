@@ -123,3 +123,14 @@ def test_no_process_holds_more_than_its_share(way: str, tmp_path: Path) -> None:
             print(way, "load" if load else "save", {key: round(value) for key, value in found.items()})
             assert found["weights"] < (420 if way == "one process" else 270)
             assert found["extra"] < (found["moments"] if load else 0) + LARGEST + SLACK
+
+
+def test_the_processes_of_a_tensor_group_draw_alike_whoever_saved(two: Any, tmp_path: Path) -> None:
+    """Copies draw dropout of their own; the halves of one tensor would be torn apart by that, and copies be alike."""
+    for way, other in (("ddp", "tensor"), ("tensor", "ddp"), ("ddp", "fsdp")):
+        root = str(tmp_path / f"{way}-{other}")
+        two.run("checkpoint_jobs:begin", family="bert", sizes=WAYS[way], root=root)
+        before = two.run("checkpoint_jobs:drawn", sizes=WAYS[way], root=root)
+        after = two.run("checkpoint_jobs:drawn", sizes=WAYS[other], root=root)
+        assert (after[0] == after[1]) == (other == "tensor")
+        assert (before == after) == (other == "fsdp"), "two layouts of copies go on with the same streams"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flagai.verify.shrink import shrunk_sizes
+from flagai.config import load_config
+from flagai.models.build import read_config
+from flagai.verify.parallel import _calm
+from flagai.verify.shrink import shrunk_sizes, small_model
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", {}),
@@ -53,3 +57,16 @@ def test_a_model_with_fewer_layers_keeps_them_and_its_groups() -> None:
     assert sizes == {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "layer_types": ["a", "b"]
     }  # fmt: skip
+
+
+def test_nothing_is_dropped_where_the_run_does_not_speak_of_it(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    """Random weights by a short `model.config`: the family's defaults drop a tenth; so may the head of the task."""
+    config = load_config({
+        "model": {"config": {"model_type": "bert", "num_hidden_layers": 3}, "tokenizer": str(tiny_bert)},
+        "task": {"name": "classification", "dropout": 0.1},
+        "data": {"train": str(reviews / "train.jsonl")},
+    })  # fmt: skip
+    start = small_model(_calm(config, 2), tmp_path / "small", layers=2, width=32, offline=True)
+    small = read_config(tmp_path / "small")
+    assert (small.hidden_size, small.num_hidden_layers, small.intermediate_size) == (32, 2, 64)
+    assert small.hidden_dropout_prob == small.attention_probs_dropout_prob == start.task.dropout == 0.0

@@ -92,13 +92,14 @@ def rewrite(sources: Sequence[Path], target: Path, *, dtype: str = "keep", shard
         raise OutputError("it exists already", where=str(target), fix="choose another folder")
     opened = [_Source.of(source) for source in sources]
     _check_same(opened)
+    heads = [source.folder / HEAD_FILE for source in opened]
+    _check_same_heads(heads)
     first = opened[0]
     wanted = {name: (shape, _become(kind, dtype)) for name, (_, shape, kind) in first.entries.items()}
     groups = _groups(wanted, _files_wanted(first, shards))
     with whole_folder(target) as temporary:
         _copy_beside(first.folder, temporary, dtype)
         names = _write_weights(temporary, first.stem, groups, opened)
-        heads = [source.folder / HEAD_FILE for source in opened]
         if heads[0].is_file():
             _write_head(temporary / HEAD_FILE, heads)
     return Rewritten(
@@ -123,6 +124,19 @@ def _check_same(sources: Sequence[_Source]) -> None:
                 f"it is of another model than {sources[0].folder}: {', '.join(odd[:4])}",
                 where=str(other.folder),
                 expected="checkpoints of one run, or of one kind of model",
+            )
+
+
+def _check_same_heads(heads: Sequence[Path]) -> None:
+    """Heads of other labels cannot be averaged, though the bodies can."""
+    found = [safetensors_entries(head) if head.is_file() else {} for head in heads]
+    shapes = [{name: shape for name, (shape, _) in entries.items()} for entries in found]
+    for head, theirs in zip(heads[1:], shapes[1:], strict=True):
+        if theirs != shapes[0]:
+            raise CheckpointError(
+                f"its head is another one than that of {heads[0].parent}",
+                where=str(head.parent),
+                expected="checkpoints of one run, or of one task with the same labels",
             )
 
 

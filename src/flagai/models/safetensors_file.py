@@ -68,6 +68,8 @@ def safetensors_entries(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _entry_shape(name: str, entry: Mapping[str, Any], file: Path) -> tuple[int, ...]:
     shape = tuple(int(n) for n in entry["shape"])
     begin, end = entry["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end) or min(shape, default=0) < 0:
+        raise ValueError(f"{name!r} lies at {begin!r} to {end!r}, with the shape {list(shape)}")
     width = _SIZES.get(entry["dtype"])
     if width is not None and prod(shape) * width != end - begin:
         raise CheckpointError(

@@ -16,7 +16,8 @@ def align(model: nn.Module) -> None:
     """Move parameters that begin elsewhere, as those that are mapped from a file do.
 
     The CPU's matrix products take other paths for memory that begins elsewhere, and their last bit differs. A run that
-    goes on from a checkpoint, whose weights stand at other places in another file, would leave its course by that.
+    goes on from a checkpoint, whose weights stand at other places in another file, would leave its course by that, and
+    a model read back from its folder would answer otherwise than it was measured.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % _BYTES:

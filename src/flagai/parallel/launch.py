@@ -170,7 +170,10 @@ def _wait(process: subprocess.Popen[Any], shared: Path, requests: Requests, laun
 def _stop(shared: Path) -> None:
     """Ask each process once to stop; those that have not begun find the word when they do."""
     (shared / worker.STOP).touch()
-    for number in (row["pid"] for row in worker.processes(shared)):
+    rows = worker.processes(shared)
+    now = max((row["attempt"] for row in rows), default=0)
+    # Those of earlier attempts have ended, and their numbers may be other programs' by now.
+    for number in (row["pid"] for row in rows if row["attempt"] == now):
         asked = shared / f"asked-{number}"
         if not asked.exists():
             asked.touch()

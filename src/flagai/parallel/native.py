@@ -57,11 +57,11 @@ class SingleProcess(Strategy):
         self._model, self._optimizer = on_device(model, self.device), None
         ties.renew(self._model)
         if self.device.type == "cpu":
+            align(self._model)
             quicken(self._model)
         return self._model
 
     def optimizer(self, factory: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
-        align(self._model)
         self._optimizer = factory(self._model)
         return self._optimizer
 

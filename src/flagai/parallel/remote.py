@@ -93,8 +93,8 @@ def _wait(machines: Sequence[_Machine], requests: Requests, patience: float) -> 
         for machine in machines:
             if requests.asked:
                 machine.stop()
-            if machine.is_silent() and now - began > patience:
-                machine.close()
+            if machine.is_silent() and machine.runs() and now - began > patience:
+                machine.give_up(patience)
         if not failed and any(machine.failed() for machine in machines):
             failed = now
         # A machine that was never reached leaves the others waiting for it.
@@ -155,6 +155,12 @@ class _Machine:
             self._asked = True
             self._send(f"{STOP}\n")
 
+    def give_up(self, seconds: float) -> None:
+        """End the connection of a machine that said nothing for so long."""
+        self._said.append(f"nothing, for {seconds:g} seconds")
+        self.close()
+        self._closed = False  # it did not end with the others: they wait for it
+
     def close(self) -> None:
         """End the connection, and with it the processes at its other end."""
         stdin = self._process.stdin
@@ -194,11 +200,13 @@ class _Machine:
 
     def _hear(self, pipe: IO[str]) -> None:
         for line in pipe:
-            if line.startswith(MARK):
-                self._understand(json.loads(line.removeprefix(MARK)))
-            else:
-                sys.stdout.write(line)
+            # A process that ended within a line of its own leaves the mark in the middle.
+            text, mark, word = line.partition(MARK)
+            if text:
+                sys.stdout.write(text + "\n" if mark else text)
                 sys.stdout.flush()
+            if mark:
+                self._understand(json.loads(word))
 
     def _understand(self, word: dict[str, Any]) -> None:
         if "here" in word:

@@ -34,9 +34,8 @@ def collect(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(saved: Mapping[str, Tensor], axes: Axes) -> None:
-    """This process's streams, where as many processes saved theirs; else new ones that follow from the first."""
-    processes = sum(name.partition("/")[0] == "cpu" for name in saved)
-    if processes != dist.get_world_size():
+    """This process's streams, where processes in places like these saved theirs; else new ones from the first one."""
+    if not _fit(saved, axes):
         torch.set_rng_state(saved["cpu"])
         torch.manual_seed(int(torch.randint(2**62, ())))
         begin_own(axes)
@@ -44,6 +43,16 @@ def restore(saved: Mapping[str, Tensor], axes: Axes) -> None:
     torch.set_rng_state(saved[_name("cpu", dist.get_rank())])
     if axes.device.type == "cuda" and (state := saved.get(_name("cuda", dist.get_rank()))) is not None:
         torch.cuda.set_rng_state(state, axes.device)
+
+
+def _fit(saved: Mapping[str, Tensor], axes: Axes) -> bool:
+    """Whether the streams are of as many processes, and the same ones drew alike: two copies are no tensor group."""
+    if sum(name.partition("/")[0] == "cpu" for name in saved) != dist.get_world_size():
+        return False
+    kind = "cuda" if "cuda" in saved else "cpu"
+    ranks = axes.mesh.mesh.permute(1, 2, 0, 3, 4).flatten(0, 2).flatten(1).tolist()
+    drawn = [{saved[_name(kind, rank)].numpy().tobytes() for rank in alike} for alike in ranks]
+    return all(len(streams) == 1 for streams in drawn) and len(set.union(*drawn)) == len(drawn)
 
 
 def _name(kind: str, rank: int) -> str:

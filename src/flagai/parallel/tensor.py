@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.parallel.style import ParallelStyle
 
@@ -125,15 +125,3 @@ def as_saved(tensor: Tensor, kept: Kept) -> Tensor:
     if kept.groups > 1:
         tensor = reorder(tensor, kept.parts, kept.groups)
     return tensor.t().contiguous() if kept.transposed and tensor.dim() == 2 else tensor
-
-
-def as_kept(tensor: Tensor, kept: Kept) -> Tensor:
-    """The inverse of `as_saved`."""
-    if kept.transposed and tensor.dim() == 2:
-        tensor = tensor.t()
-    return reorder(tensor, kept.groups, kept.parts) if kept.groups > 1 else tensor.contiguous()
-
-
-def is_divided(tensor: Tensor) -> bool:
-    """Whether a tensor lies on several processes."""
-    return isinstance(tensor, DTensor) and any(placement.is_shard() for placement in tensor.placements)

@@ -141,7 +141,7 @@ def _hook(module: nn.Module, split: Split, parts: int, tokens: Tokens | None) ->
         module.register_forward_hook(lambda _, args, out: _joined(out, parts))
 
 
-def _joined(part: Tensor, parts: int) -> Tensor:
+def _joined(part: Any, parts: int) -> Tensor:
     return torch.cat([part] * parts, -1)
 
 

@@ -13,7 +13,7 @@ from flagai.parallel.strategy import Strategy
 from flagai.train.checkpoints import writing
 from flagai.train.checkpoints.keeping import Score, keep
 from flagai.train.checkpoints.manifest import MANIFEST, VERSION, Checkpoint, layout, restore_threads, verify
-from flagai.train.checkpoints.reading import load, newest
+from flagai.train.checkpoints.reading import load, newest, refuse_damaged
 from flagai.train.checkpoints.saver import Saver
 from flagai.train.checkpoints.writing import Describe
 
@@ -28,6 +28,7 @@ __all__ = [
     "layout",
     "load",
     "newest",
+    "refuse_damaged",
     "restore_threads",
     "verify",
     "write_model",

@@ -23,6 +23,7 @@ __all__ = [
     "sha256",
     "whole_folder",
     "write_json",
+    "write_text",
 ]
 
 _FULL: Final = FullDisk(
@@ -47,10 +48,15 @@ def is_system_error(error: BaseException) -> TypeGuard[OSError]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that readers never see half of it."""
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 through a temporary file: readers never see half of it, and a full disk leaves the older one."""
     temporary = path.with_name(TEMPORARY + path.name)
     try:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -118,7 +118,9 @@ class Run:
             self._stopped(stop)
             raise
         except BaseException as error:
-            raise self._failed(error) from error
+            if (told := self._failed(error)) is error:
+                raise  # with the cause that it has itself
+            raise told from error
         self._mark("finished")
         return TrainResult(
             folder=self.folder / "final",
@@ -133,6 +135,7 @@ class Run:
         if self.plan.start is not None:
             world.note(f"loading step {self.plan.start.step}")
             self.state = checkpoint.load(self.plan.start, self.strategy, self.say)
+            self._measure_anew(self.plan.start)
             if self.state.epoch_key == batches.key:
                 batches.recall(self.state.epoch_steps)
         examples = self.plan.data.examples["train"]
@@ -146,6 +149,18 @@ class Run:
             self.state,
             self._callbacks(),
         )
+
+    def _measure_anew(self, start: checkpoint.Checkpoint) -> None:
+        """The best value so far counts no more where the run is continued with another metric to choose by."""
+        settings = start.manifest.get("settings")
+        if settings is None or self.state.best_metric is None:
+            return
+        before = settings["train"].get("best_metric") or self.task.best_metric
+        now = self.config.train.best_metric or self.task.best_metric
+        if before != now:
+            self.say(f"the best model is chosen by {now} from here on, and no more by {before}")
+            self.state.best_metric = self.state.best_step = None
+            self.state.evaluations_without_gain = 0
 
     def _callbacks(self) -> tuple[Callback, ...]:
         if not world.is_first():
@@ -206,7 +221,8 @@ class Run:
                 self.say(f"the best model (step {self.state.best_step}) is missing: the last weights are taken")
             return
         self.say(f"the best model is that of step {step}")
-        if step != self.state.step:
+        # The folder may be of a course that the run has left: then even the same step has other weights.
+        if not step == self.state.step == self.state.best_step:
             read_back(self.strategy, best)
         values = read_task_json(best)
         assert values is not None
@@ -244,18 +260,33 @@ class Run:
         checkpoint.write_model(self.strategy, self.folder / "final", describe)
 
     def _stopped(self, stop: BaseException) -> None:
-        if isinstance(stop, Interrupted):
-            self._saver.wait()
-        self._mark("interrupted")
+        try:
+            if isinstance(stop, Interrupted):
+                self._saver.wait()
+        finally:
+            self._mark("interrupted")
 
     def _failed(self, error: BaseException) -> BaseException:
         """The error to raise for one that ended the run: another process's, where that was the cause."""
         told = broken(error)
+        self._end_saving()
         with contextlib.suppress(OutputError):  # a full disk must not hide what went wrong
             self._mark("failed", error=str(told))
         if is_system_error(told):
             return cannot_write(told, Path(told.filename or self.folder.root))
         return told
+
+    def _end_saving(self) -> None:
+        """Wait for a checkpoint that is written behind: a process that ends begins no more work in threads.
+
+        With several processes some may be gone, and the others would wait for them.
+        """
+        if world.size() > 1:
+            return
+        try:
+            self._saver.wait()
+        except Exception as error:  # the run has failed already, and that is what is raised
+            self.say(f"the checkpoint that was being written is lost: {world.describe(error)}")
 
     def _mark(self, status: Status, **values: Any) -> None:
         if world.is_first():

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flagai.config import RunConfig, diff, load_config
+from flagai.data.whole import TEMPORARY
 from flagai.errors import OutputError
 from flagai.parallel import world
-from flagai.train.files import cannot_write, discard_unfinished, read_json, write_json
+from flagai.train.files import cannot_write, discard_unfinished, is_system_error, read_json, write_json, write_text
 
 STATUS = "status.json"
 PROGRAM = "flagai"
@@ -47,7 +48,8 @@ class RunFolder:
         """
         if self.root.exists() and not self.root.is_dir():
             raise OutputError("this is a file", where=str(self.root), expected="a folder", fix="choose another output")
-        if not self.root.exists() or not any(self.root.iterdir()):
+        # A first start that was killed at once may have left nothing but a file that is not whole.
+        if not self.root.exists() or all(path.name.startswith(TEMPORARY) for path in self.root.iterdir()):
             return False
         status = self._status()
         if config.train.resume is False:
@@ -73,9 +75,11 @@ class RunFolder:
             self.mark("running")
             # How this call was to deal with an older run is no setting of the run: its run.yaml must continue it.
             plain = config.model_copy(update={"train": config.train.model_copy(update={"resume": "auto"})})
-            (self / "run.yaml").write_text(plain.to_yaml(), encoding="utf-8")
+            write_text(self / "run.yaml", plain.to_yaml())
         except OSError as error:
             self._leave(fresh)
+            if not is_system_error(error):
+                raise
             raise cannot_write(error, self.root) from error
         write_json(self / "data.json", data)
         write_json(self / "env.json", environment)

@@ -185,6 +185,8 @@ class Trainer:
     def _newest(self) -> checkpoint.Checkpoint | None:
         by_first(lambda: recover(self.folder.root))
         found = checkpoint.newest(self.folder / "checkpoints", self._say)
+        if found is None:
+            by_first(lambda: checkpoint.refuse_damaged(self.folder / "checkpoints"))
         self._say(
             f"continuing {self.config.output} from step {found.step}"
             if found

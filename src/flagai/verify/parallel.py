@@ -123,13 +123,14 @@ def train_here(settings: Mapping[str, Any]) -> None:
 
 
 def _calm(config: RunConfig, steps: int) -> RunConfig:
-    """The run in fp32 on the CPU, a line of log for each step, with a rate at which a random model learns."""
+    """The run in fp32 on the CPU, nothing dropped, a line of log a step, with a rate at which a random model learns."""
     train: dict[str, Any] = {"max_steps": steps, "logging_steps": 1, "save_steps": steps, "eval_steps": steps}
     train |= {"precision": "fp32", "device": "cpu", "learning_rate": _RATE, "warmup_ratio": 0.0, "resume": False}
     train |= {"early_stopping": None, "best_metric": None, "head_learning_rate": None, "tensorboard": False}
-    return config.model_copy(
-        update={"train": config.train.model_copy(update=train), "parallel": ParallelConfig.model_construct()}
-    )
+    # Not every task has the option; where it is not set, it is that of the small model: none.
+    task = config.task.model_copy(update={"dropout": config.task.dropout and 0.0})
+    changes = {"train": config.train.model_copy(update=train), "task": task}
+    return config.model_copy(update={**changes, "parallel": ParallelConfig.model_construct()})
 
 
 def _train(made: World, start: RunConfig, folder: Path, layout: Layout) -> None:

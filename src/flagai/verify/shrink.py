@@ -61,12 +61,13 @@ def small_model(config: RunConfig, folder: Path, *, layers: int, width: int, off
     """
     from flagai.auto import Loaded, save_folder
     from flagai.models.build import read_config
+    from flagai.models.loading import quiet_config
     from flagai.train import assemble
 
     parts = assemble.ingredients(config, offline=offline)
-    whole = config.model.config if parts.folder is None else read_config(parts.folder).to_dict()
-    assert whole is not None
-    sizes = shrunk_sizes(whole, layers=layers, width=width)
+    # As the model sees it: what a run leaves out (sizes, dropout) stands in the defaults of its family.
+    whole = read_config(parts.folder) if parts.folder else quiet_config(config.model.config or {}, "model.config")
+    sizes = shrunk_sizes(whole.to_dict(), layers=layers, width=width)
     for key in ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"):
         sizes.pop(key, None)
     parts.tokenizer.save_pretrained(folder)
@@ -75,5 +76,6 @@ def small_model(config: RunConfig, folder: Path, *, layers: int, width: int, off
     made = assemble.ingredients(random, offline=offline)
     model = assemble.new_model(random, made)
     save_folder(folder, Loaded(model, made.tokenizer, None))
-    start = ModelConfig(name=str(folder), pooling=config.model.pooling, lora=config.model.lora)
+    lora = config.model.lora and config.model.lora.model_copy(update={"dropout": 0.0})
+    start = ModelConfig(name=str(folder), pooling=config.model.pooling, lora=lora)
     return config.model_copy(update={"model": start})

@@ -39,7 +39,12 @@ class Score:
 def score_of(manifest: Any) -> Score | None:
     """The score that a manifest keeps, if any."""
     found = manifest.get("score")
-    return Score(**found) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    metric, value, lower = found.get("metric"), found.get("value"), found.get("lower_is_better", False)
+    if not isinstance(metric, str) or not isinstance(value, float | int) or not isinstance(lower, bool):
+        return None
+    return Score(metric=metric, value=value, lower_is_better=lower)
 
 
 def numbered(root: Path) -> list[tuple[int, Path]]:
@@ -47,7 +52,7 @@ def numbered(root: Path) -> list[tuple[int, Path]]:
     if not root.is_dir():
         return []
     folders = [(p.name.removeprefix("step-"), p) for p in root.iterdir() if p.name.startswith("step-")]
-    return [(int(number), path) for number, path in folders if number.isdigit()]
+    return [(int(number), path) for number, path in folders if number.isdecimal()]
 
 
 def best(root: Path, count: int, *, metric: str | None = None) -> list[tuple[Score, int]]:
@@ -61,15 +66,17 @@ def best(root: Path, count: int, *, metric: str | None = None) -> list[tuple[Sco
     return sorted(found, key=lambda item: (-item[0].height, item[1]))[:count]
 
 
-def keep(root: Path, count: int, *, last: int, best_count: int = 0) -> None:
+def keep(root: Path, count: int, *, last: int, best_count: int = 0, metric: str | None = None) -> None:
     """Delete all but `count` checkpoints up to step `last`, which was just written, and the best ones among them.
+
+    The best ones are so by `metric`; values of different ones cannot be compared.
 
     Later ones belong to a course that the run has left: it was continued from before them.
     """
     present = sorted(numbered(root), reverse=True)
     left, ours = [item for item in present if item[0] > last], [item for item in present if item[0] <= last]
     _delete(folder for _, folder in left)
-    good = {step for _, step in best(root, best_count)} if best_count else set()
+    good = {step for _, step in best(root, best_count, metric=metric)} if best_count else set()
     _delete(folder for step, folder in ours[count:] if step not in good)
 
 

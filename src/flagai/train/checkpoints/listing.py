@@ -37,9 +37,7 @@ class Listed:
     def to_json(self) -> dict[str, Any]:
         """Plain values: name, bytes, files, time of writing (UTC), strategy, processes, precision, score, wrong."""
         score = score_of(self.manifest)
-        kept = {
-            key: self.manifest.get(key) for key in ("step", "strategy", "processes", "precision", "device", "torch")
-        }
+        kept = {key: self.manifest.get(key) for key in _TOLD}
         return {
             "name": self.name,
             "wrong": self.wrong,

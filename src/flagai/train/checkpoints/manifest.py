@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from flagai.errors import CheckpointError
+from flagai.models.safetensors_file import safetensors_entries
 from flagai.parallel import world
 from flagai.train.files import read_json, sha256
 
@@ -29,7 +30,7 @@ READERS: Final = 4
 """files that are hashed at the same time"""
 
 Facts = Mapping[str, Any]
-"""of one file: its bytes and sha256"""
+"""of one file: its bytes and sha256; its tensors: name → dtype and shape"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,12 @@ def make_manifest(step: int, files: Mapping[str, Facts], extra: Mapping[str, Any
 
 
 def facts(path: Path) -> Facts:
-    """Bytes and hash of a file."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    """Bytes and hash of a file, and of one that holds tensors their dtypes and shapes."""
+    found = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if path.suffix != ".safetensors":
+        return found
+    entries = safetensors_entries(path).items()
+    return found | {"tensors": {name: [dtype, *shape] for name, (shape, dtype) in entries}}
 
 
 def all_facts(root: Path, names: list[str], readers: int = READERS) -> dict[str, Facts]:
@@ -101,6 +106,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(folder / MANIFEST)
         newer = manifest["version"] > VERSION
         _ = [(entry["bytes"], entry["sha256"]) for entry in manifest["files"].values()]
+        if outside := [name for name in manifest["files"] if Path(name).is_absolute() or ".." in Path(name).parts]:
+            raise ValueError(f"it names {outside[0]!r}, outside of the folder")
     except FileNotFoundError:
         raise CheckpointError("it has no manifest: writing it was cut short", where=str(folder)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,7 +19,7 @@ from flagai.parallel.parts import Box
 from flagai.parallel.strategy import Strategy
 from flagai.train.checkpoints.arrangement import OPTIMIZER, STATE, inventory
 from flagai.train.checkpoints.keeping import numbered
-from flagai.train.checkpoints.manifest import Checkpoint, read_manifest, verify
+from flagai.train.checkpoints.manifest import MANIFEST, Checkpoint, read_manifest, verify
 from flagai.train.files import read_json
 from flagai.train.state import TrainState
 
@@ -77,6 +77,22 @@ def newest(root: Path, tell: Tell) -> Checkpoint | None:
     if step is None:
         return None
     return all_of_us.together(lambda: _seen(root / f"step-{step}", step))[all_of_us.rank]
+
+
+def refuse_damaged(root: Path) -> None:
+    """Nothing where no checkpoint was ever completed under `root`; else starting anew would delete what is there.
+
+    Raises:
+        CheckpointError: there are checkpoints.
+    """
+    there = [folder.name for _, folder in sorted(numbered(root)) if (folder / MANIFEST).is_file()]
+    if there:
+        raise CheckpointError(
+            f"no checkpoint of the unfinished run here can be used: {_some(there)}",
+            where=str(root),
+            expected="a whole checkpoint that this flagai can read",
+            fix="see what is wrong by `flagai ckpt verify`, and mend or copy one; or start anew with --fresh",
+        )
 
 
 def _newest_step(root: Path, tell: Tell) -> int | None:

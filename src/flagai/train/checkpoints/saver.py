@@ -52,6 +52,7 @@ class Saver:
         self._company = company("saving")
         self._thread: Thread | None = None
         self._error: BaseException | None = None
+        self._metric: str | None = None
         self._copies: dict[tuple[str, str, Box], torch.Tensor] = {}
 
     def save(self, state: TrainState, extra: Mapping[str, Any], *, score: Score | None = None) -> Path:
@@ -80,6 +81,7 @@ class Saver:
         arranged = writing.begin(self._strategy.parts, self._strategy.model, describe)
         parts: Iterable[Part] = (p for p in self._strategy.parts() if (p.name, p.key) in arranged.slots)
         told = dict(extra) if score is None else {**extra, "score": score.to_json()}
+        self._metric = self._metric if score is None else score.metric
         if not self._asynchronous:
             self._end(writing, parts, state.step, told)
             return folder
@@ -121,7 +123,8 @@ class Saver:
     ) -> None:
         writing.write(parts)
         writing.finish(write_manifest(step, extra), readers=readers)
-        self._company.first(lambda: keep(self._root, self._keep_last, last=step, best_count=self._keep_best))
+        kept, metric = self._keep_best, self._metric
+        self._company.first(lambda: keep(self._root, self._keep_last, last=step, best_count=kept, metric=metric))
 
     def _behind(self, writing: Writing, parts: list[Part], step: int, extra: Mapping[str, Any]) -> None:
         _step_back()
