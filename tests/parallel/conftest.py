@@ -28,3 +28,13 @@ def four() -> Iterator[Any]:
 
     with worlds.world(4) as made:
         yield made
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variables of a launcher from outside; tests on a busy machine wait for less."""
+    from flagai.parallel import worker
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", worker.FOLDER, worker.AGENT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FLAGAI_TIMEOUT", "120")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -84,8 +84,9 @@ def steps(
     *,
     first: int = 0,
     clip: float | None = 20.0,
+    after: Callable[[], None] = lambda: None,
 ) -> list[tuple[float, float]]:
-    """(mean loss, gradient norm) of each step."""
+    """(mean loss, gradient norm) of each step; `after` each of them something is done."""
     found = []
     groups = strategy._optimizer.param_groups  # type: ignore[attr-defined]
     for step, count in enumerate(rows, first):
@@ -94,6 +95,7 @@ def steps(
         norm = strategy.clip(clip)
         strategy.step([group["lr"] for group in groups])
         found.append((total / number, norm))
+        after()
     return found
 
 
@@ -109,6 +111,31 @@ def moments_of(strategy: Strategy) -> dict[str, Tensor]:
     if isinstance(strategy, Spread):
         return {f"{name}/{key}": value.cpu() for (name, key), value in strategy.held.whole(strategy._moments())}
     return {f"{part.name}/{part.key}": part.tensor for part in strategy.parts() if part.key}
+
+
+class Gradients:
+    """The gradients of each of the first `steps` of a training, whole, read back from AdamW's first moments.
+
+    m = b m' + (1 - b) g, hence g = (m - b m') / (1 - b): tensor by tensor what the optimizer got, divided and clipped.
+    """
+
+    BETA = 0.9
+
+    def __init__(self, strategy: Strategy, steps: int) -> None:
+        self.strategy, self.left = strategy, steps
+        self.before: dict[str, Tensor] = {}
+        self.found: list[dict[str, np.ndarray]] = []
+
+    def __call__(self) -> None:
+        if not self.left:
+            return
+        self.left -= 1
+        moments = moments_of(self.strategy)
+        now = {name: value.double() for name, value in moments.items() if name.endswith("/exp_avg")}
+        none = torch.zeros(())
+        whole = {name: (now[name] - self.BETA * self.before.get(name, none)) / (1 - self.BETA) for name in now}
+        self.found.append({name.removesuffix("/exp_avg"): g.float().numpy() for name, g in whole.items()})
+        self.before = now
 
 
 def _arrays(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,15 +184,17 @@ def train(
     plant: str = "",
     packed: bool = False,
     clip: float | None = 20.0,
+    gradients: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
-    """Losses, norms, final weights and state of a training.
+    """Losses, norms, gradients, final weights and state of a training.
 
     Args:
         rows: examples of each step, from step `first` on.
         start: weights and state of another training.
         packed: without pads, as the trainer does it.
         plant: a mistake to make, which the comparison must notice.
+        gradients: of how many steps all gradients are given; of none where the training goes on from another.
     """
     model = forward_names(model_of(family), family)
     strategy = make(sizes, **options)
@@ -182,11 +211,13 @@ def train(
             name, _, key = entry.rpartition("/")
             entries.setdefault(name, {})[key] = tuple(value.shape)
         strategy.load_state(state, entries, lambda name, key, box: moments[f"{name}/{key}"][box.slices])
+    seen = Gradients(strategy, 0 if start is not None or optimizer != "adamw" else gradients)
     with _planted(strategy, plant):
-        found = steps(strategy, family, rows, accumulation, first=first, clip=clip)
+        found = steps(strategy, family, rows, accumulation, first=first, clip=clip, after=seen)
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in placed.parameters())
     return {
         "steps": found,
+        "gradients": seen.found,
         "weights": {name: tensor.detach().numpy().copy() for name, tensor in strategy.weights()},
         "state": _arrays({**strategy.state(), "optimizer": moments_of(strategy)}),
         "numbers": local,
@@ -220,14 +251,20 @@ def _planted(strategy: Any, mistake: str) -> Iterator[None]:
     """Make a mistake that a comparison must notice, for a while."""
     from flagai.parallel.context import Context
     from flagai.parallel.later import Later
+    from flagai.parallel.world import total
 
     def own_keys(context: Context, mine: Tensor, length: int) -> Tensor:
         """Each process puts what it has in the place of all."""
         short = -(-length // context.count) - mine.shape[1]
         return functional.pad(mine, (0, 0, 0, short)).repeat(1, context.count, 1)[:, :length]
 
+    def of_all(scalars: list[float]) -> list[float]:
+        """Those of one group count as often as there are processes in it."""
+        return total(torch.tensor(list(scalars), dtype=torch.float64)).tolist()
+
     places: dict[str, tuple[Any, str, Any]] = {
         "mean of means": (strategy, "reduce", list),
+        "every process counts": (strategy, "reduce", of_all),
         "own keys": (Context, "gather", own_keys),
         "no weights": (Later, "catch_up", lambda later, place: None),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import spread_jobs as jobs
-from spread_checks import LOSS, PROOF, ROWS, agree, alone, differences, quick
+from spread_checks import LOSS, NORM, PROOF, ROWS, STEPS, agree, alone, differences, quick, unlike
 
 METHODS = ("all-gather", "ulysses")
 SIZES = {"context": 2}
@@ -35,8 +35,8 @@ def test_two_processes_train_as_one(two: Any, method: str, family: str) -> None:
 @PROOF
 @pytest.mark.parametrize(("method", "family"), list(product(METHODS, ("glm", "bert", "llama"))))
 def test_twenty_steps(two: Any, method: str, family: str) -> None:
-    results = two.run("train", family=family, sizes=SIZES, context_method=method, accumulation=3)
-    agree(results, alone(family, 3))
+    options = {"sizes": SIZES, "context_method": method, "accumulation": 3, "gradients": STEPS}
+    agree(two.run("train", family=family, **options), alone(family, 3), gradients=STEPS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,6 +56,14 @@ def test_every_mask(two: Any, method: str, kind: str) -> None:
 def test_keys_that_are_not_gathered_are_noticed(two: Any) -> None:
     results = two.run("train", family="glm", sizes=SIZES, rows=ROWS, plant="own keys")
     assert differences(results[0], alone("glm", rows=ROWS))[0] > 10 * LOSS
+
+
+def test_a_wrong_normaliser_is_noticed(two: Any) -> None:
+    """Both processes know the sums of the whole text: counted twice, every gradient is half."""
+    results = two.run("train", family="glm", sizes=SIZES, rows=ROWS, plant="every process counts")
+    expected = alone("glm", rows=ROWS)
+    assert differences(results[0], expected)[1] > 10 * NORM
+    assert unlike(results[0], expected)[0] > 10
 
 
 def test_a_packed_model_is_padded_again(two: Any) -> None:
@@ -82,7 +90,11 @@ def test_a_run_goes_on_without_shared_texts(two: Any) -> None:
     rows = jobs.ROWS[:4]
     once = alone("gpt2", rows=rows)
     first = two.run("train", family="gpt2", sizes=SIZES, rows=rows[:2])[0]
-    agree([jobs.train("gpt2", None, rows=rows[2:], first=2, start=first)], once | {"steps": once["steps"][2:]})
+    agree(
+        [jobs.train("gpt2", None, rows=rows[2:], first=2, start=first)],
+        once | {"steps": once["steps"][2:]},
+        gradients=0,
+    )
 
 
 def test_parts_make_up_the_whole_once(two: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import numpy as np
 import pytest
 import spread_jobs as jobs
 import spread_world as worlds
+from against_one import HALF, LOSS, NORM, PROOF, ROWS, WEIGHT, agree, alone, differences
 from spread_models import model_of
 
 pytest.importorskip("deepspeed")
 
-LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
-"""largest differences allowed in fp32, as in test_spread.py"""
-HALF = 0.1
-"""the same for losses in bf16"""
-ROWS = (8, 7, 8, 1)
 STAGES = (1, 2, 3)
-PROOF = pytest.mark.proof
-"""a second and third way through the same code: minutes in all, for `make proofs`"""
 SMALL = {
     "reduce_bucket_size": 3000, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 2000,
     "sub_group_size": 5000, "round_robin_gradients": True,
@@ -34,24 +27,6 @@ SMALL = {
 def two() -> Iterator[Any]:
     with worlds.world(2) as made:
         yield made
-
-
-@cache
-def alone(family: str, accumulation: int = 1, rows: tuple[int, ...] = jobs.ROWS, **options: Any) -> dict[str, Any]:
-    return jobs.train(family, None, accumulation=accumulation, rows=rows, **options)
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> tuple[float, float, float]:
-    losses, norms = np.array(found["steps"]).T, np.array(expected["steps"]).T
-    assert found["weights"].keys() == expected["weights"].keys()
-    weights = max(np.abs(found["weights"][n] - w).max() for n, w in expected["weights"].items())
-    return np.abs(losses[0] - norms[0]).max(), np.abs(losses[1] / norms[1] - 1).max(), float(weights)
-
-
-def agree(results: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    for found in results:
-        loss, norm, weight = differences(found, expected)
-        assert loss < LOSS and norm < NORM and weight < WEIGHT
 
 
 def train(world: Any, family: str, stage: int, **options: Any) -> list[dict[str, Any]]:

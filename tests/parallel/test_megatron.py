@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import spread_jobs as jobs
 import spread_models as models
 import spread_world as worlds
+from against_one import HALF, NORM, ROWS, WEIGHT, agree, alone, differences
 
 from flagai.config import ParallelConfig
 from flagai.errors import ConfigError, MissingExtraError
@@ -21,10 +21,6 @@ from flagai.parallel.choose import make_strategy
 
 pytest.importorskip("megatron.core")
 
-LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
-"""as in test_spread.py"""
-HALF = 0.1
-ROWS = (8, 7, 8, 1)
 TWO = {"tensor": 2}
 
 
@@ -32,25 +28,6 @@ TWO = {"tensor": 2}
 def two() -> Iterator[Any]:
     with worlds.world(2) as made:
         yield made
-
-
-@cache
-def alone(family: str, accumulation: int = 1, rows: tuple[int, ...] = jobs.ROWS) -> dict[str, Any]:
-    return jobs.train(family, None, accumulation=accumulation, rows=rows)
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> tuple[float, float, float]:
-    losses, norms = np.array(found["steps"]).T, np.array(expected["steps"]).T
-    assert found["weights"].keys() == expected["weights"].keys()
-    weights = max(np.abs(found["weights"][n] - w).max() for n, w in expected["weights"].items())
-    return np.abs(losses[0] - norms[0]).max(), np.abs(losses[1] / norms[1] - 1).max(), float(weights)
-
-
-def agree(results: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    for found in results:
-        loss, norm, weight = differences(found, expected)
-        print(f"loss {loss:.1e} norm {norm:.1e} weight {weight:.1e}")
-        assert loss < LOSS and norm < NORM and weight < WEIGHT
 
 
 def train(world: Any, family: str, sizes: dict[str, int], **options: Any) -> list[dict[str, Any]]:

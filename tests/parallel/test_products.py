@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import spread_jobs as jobs
-from spread_checks import HALF, LOSS, PROOF, agree, alone, differences, quick
+from spread_checks import HALF, LOSS, NORM, PROOF, STEPS, agree, alone, differences, quick, unlike
 
 ROWS = (8, 7, 3, 1)
-LONG = jobs.ROWS[:9]
-"""with the steps of three examples and of one"""
 FOUR: dict[str, dict[str, Any]] = {
     "copies of tensor parts": {"sizes": {"replicate": 2, "tensor": 2}},
     "copies of stages": {"sizes": {"replicate": 2, "pipeline": 2}},
@@ -52,8 +50,21 @@ def test_four_processes_train_as_one(four: Any, way: str, family: str) -> None:
     ("way", "family"),
     [*product(FOUR, ("glm", "bert")), *product([w for w in FOUR if "text" not in w and "share" not in w], ("t5",))],
 )
-def test_nine_steps(four: Any, way: str, family: str) -> None:
-    agree(four.run("train", family=family, **FOUR[way], accumulation=3, rows=LONG), alone(family, 3, LONG))
+def test_twenty_steps(four: Any, way: str, family: str) -> None:
+    results = four.run("train", family=family, **FOUR[way], accumulation=3, gradients=STEPS)
+    agree(results, alone(family, 3), gradients=STEPS)
+
+
+@pytest.mark.parametrize(
+    ("way", "plant"), [("copies of tensor parts", "mean of means"), ("copies of tensor parts", "every process counts")]
+)
+def test_a_wrong_normaliser_is_noticed(four: Any, way: str, plant: str) -> None:
+    """Copies that divide by their own count; members of a tensor group that count each for itself."""
+    results = four.run("train", family="glm", **FOUR[way], accumulation=3, rows=ROWS, plant=plant)
+    expected = alone("glm", 3, ROWS)
+    loss, norm, _ = differences(results[0], expected)
+    assert norm > 10 * NORM and unlike(results[0], expected)[0] > 10
+    assert plant == "every process counts" or loss > 10 * LOSS  # a quotient of two numbers, both too large
 
 
 @PROOF
@@ -66,7 +77,8 @@ def test_eight_processes_and_three_axes() -> None:
             {"shard": 2, "tensor": 2, "pipeline": 2},
             {"replicate": 2, "shard": 2, "context": 2},
         ):
-            agree(eight.run("train", family="glm", sizes=sizes, accumulation=3, rows=ROWS), alone("glm", 3, ROWS))
+            results = eight.run("train", family="glm", sizes=sizes, accumulation=3, gradients=STEPS)
+            agree(results, alone("glm", 3), gradients=STEPS)
 
 
 @pytest.mark.parametrize("way", quick(["stages of shards", "shards of texts", "shards of tensor parts"], but=set()))

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from spread_checks import LOSS, PROOF, agree, alone, differences, quick
+from spread_checks import LOSS, PROOF, STEPS, agree, alone, differences, quick
 
 from flagai.parallel.schedule import Action, one_forward_one_backward, orders
 
@@ -96,6 +96,15 @@ def test_two_stages_train_as_one_process(two: Any, schedule: str, family: str, a
         "train", family=family, sizes={"pipeline": 2}, schedule=schedule, accumulation=accumulation, rows=ROWS
     )
     agree(results, alone(family, accumulation, ROWS))
+
+
+@PROOF
+@pytest.mark.parametrize(("schedule", "family"), list(product(("interleaved", "zero-bubble"), ("glm", "bert", "t5"))))
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_twenty_steps(two: Any, schedule: str, family: str, accumulation: int) -> None:
+    options = {"sizes": {"pipeline": 2}, "schedule": schedule, "accumulation": accumulation}
+    results = two.run("train", family=family, gradients=STEPS, **options)
+    agree(results, alone(family, accumulation), gradients=STEPS)
 
 
 @pytest.mark.parametrize(

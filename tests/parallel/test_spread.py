@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import spread_jobs as jobs
 import torch
-from spread_checks import HALF, LOSS, NORM, PROOF, ROWS, agree, alone, differences, quick
+from spread_checks import HALF, LOSS, NORM, PROOF, ROWS, STEPS, agree, alone, differences, quick
 
 TWO: dict[str, dict[str, Any]] = {
     "ddp": {"sizes": {"replicate": 2}},
@@ -34,7 +34,8 @@ def test_two_processes_train_as_one(two: Any, way: str, family: str) -> None:
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("way", TWO)
 def test_twenty_steps(two: Any, way: str, family: str, accumulation: int) -> None:
-    agree(two.run("train", family=family, **TWO[way], accumulation=accumulation), alone(family, accumulation))
+    results = two.run("train", family=family, **TWO[way], accumulation=accumulation, gradients=STEPS)
+    agree(results, alone(family, accumulation), gradients=STEPS)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +201,11 @@ def test_a_run_goes_on_in_another_layout(two: Any, way: str, family: str, meta: 
     once = alone(family, rows=jobs.ROWS[:6])
     expected = once | {"steps": once["steps"][3:6]}
     first = jobs.train(family, None, rows=rows)
-    agree(two.run("train", family=family, rows=more, first=3, start=first, meta=meta, **TWO[way]), expected)
+    agree(
+        two.run("train", family=family, rows=more, first=3, start=first, meta=meta, **TWO[way]), expected, gradients=0
+    )
     first = two.run("train", family=family, rows=rows, **TWO[way])[0]
-    agree([jobs.train(family, None, rows=more, first=3, start=first)], expected)
+    agree([jobs.train(family, None, rows=more, first=3, start=first)], expected, gradients=0)
 
 
 @pytest.mark.parametrize(

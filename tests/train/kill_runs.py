@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = ["torch", "transformers", "flagai.train.trainer", "flagai.tasks.classification", "sklearn.metrics"]
+IN_EVALUATION = "dies in an evaluation behind example"
+"""what a life says that does not survive one"""
 
 
 class ForkedLife:
@@ -94,15 +96,17 @@ def _live(
     if rank == 0:
         Counter(Path(settings["output"]), Path(events), at).install()
     from flagai import Trainer, load_config
+    from flagai.predict import loop
 
+    loop.BATCH_TOKENS = 64  # so that an evaluation of few texts has a middle
     Trainer(load_config(settings), callbacks=[_Said(evaluation)]).train()
 
 
 class _Said:
-    """Messages of the run on stdout; and death in the middle of the n-th evaluation."""
+    """Messages of the run on stdout; and death in the middle of the n-th evaluation, between two of its batches."""
 
     def __init__(self, evaluation: int | None) -> None:
-        self.evaluation, self.begun = evaluation, 0
+        self.evaluation, self.begun, self.done = evaluation, 0, 0
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **more: None
@@ -112,9 +116,10 @@ class _Said:
         sys.stdout.flush()
 
     def on_evaluation_progress(self, done: int, total: int) -> None:
-        self.begun += self.first(done)
-        if self.evaluation == self.begun and 0 < done < total:
-            self.on_message(f"{IN_EVALUATION}{done} of {total}")
+        self.begun += done <= self.done or not self.begun
+        self.done = done
+        if self.evaluation == self.begun and done < total:
+            self.on_message(f"{IN_EVALUATION} {done} of {total}")
             os.kill(os.getpid(), signal.SIGKILL)
 
 

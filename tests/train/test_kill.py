@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_runs import ForkedLife, starter
+from kill_runs import IN_EVALUATION, ForkedLife, starter
 
 from flagai.train import checkpoint
 from flagai.train.logs import JsonLog, read_log
@@ -23,6 +23,8 @@ from flagai.verify.resume import Undisturbed, prove, random_moments, undisturbed
 from flagai.verify.watch import Course, Moment
 
 STEPS_OF_AN_EPOCH = 12
+SEVERAL = 5
+"""runs of the fifty kills that must have two of them in one epoch; seen: ten of eleven"""
 
 
 def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
@@ -53,11 +55,19 @@ def equal(expected: Undisturbed, root: Path) -> None:
 
 
 def test_killed_twice_in_one_epoch(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
-    start = starter(settings(tiny_bert, reviews, gradient_accumulation_steps=4, num_workers=2, epochs=1))
+    """In the middle of the evaluation behind step 6, and between two steps after it; saved were the steps 5 and 10."""
+    values = settings(tiny_bert, reviews, gradient_accumulation_steps=4, num_workers=2, epochs=1)
+    start, root = starter(values), tmp_path / "killed"
     expected = undisturbed(start, tmp_path / "alone")
-    found = prove(start, expected, tmp_path / "killed", [Moment(step=3, delay=0.0), Moment(step=9, delay=0.004)])
+    evaluations = [step for kind, step in expected.rows if kind == "eval"]
+    life = ForkedLife({**values, "output": str(root)}, evaluation=1)
+    assert life.wait() == -9 and IN_EVALUATION in life.output(), life.output()
+    there = by_place(read_log(root / "log.jsonl"))
+    assert max(there) == ("train", 6) and ("eval", 6) not in there, "it died before the numbers were there"
+    assert compare_rows(expected.rows, there) == [] and evaluations == [6, 12]
+    found = prove(start, expected, root, [Moment(step=9, delay=0.004)])
     assert found.differences == ()
-    assert len(found.kills) == 2 and found.lines == STEPS_OF_AN_EPOCH + 2 and found.tensors > 40
+    assert len(found.kills) == 1 and found.lines == STEPS_OF_AN_EPOCH + 2 and found.tensors > 40
 
 
 def test_killed_while_saving(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
@@ -147,7 +157,7 @@ def test_fifty_kills(
         twice += any(epochs.count(epoch) > 1 for epoch in epochs)
         together, seed = together + len(found.kills), seed + 1
     equal(expected, tmp_path / "alone/0")
-    assert twice
+    assert twice >= SEVERAL, f"{twice} of {seed} runs were killed twice in one epoch"
     with capsys.disabled():
         print(f"\n{together} kills in {seed} runs, {twice} of them twice in one epoch: all equal to the bit")
 

@@ -67,16 +67,6 @@ class Engine:
         """Whether nothing waits and nothing runs."""
         return not self._open
 
-    @property
-    def num_running(self) -> int:
-        """Rows of the running batch."""
-        return self._rows
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait for rows."""
-        return len(self._waiting)
-
     def submit(
         self,
         prompt: Prompt,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
 
 from flagai.parallel import world
-
-_ONE_REQUEST: Final = 3.0
-"""seconds in which the signals of a terminal and of a launcher, which passes them on, are one request"""
+from flagai.parallel.signals import Request, signals
 
 
 class Interrupt:
@@ -22,35 +18,31 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._since = 0.0
-        self._old: dict[int, Any] = {}
+        self._request, self._signals = Request(), ExitStack()
+
+    @property
+    def requested(self) -> bool:
+        return self._request.made
 
     def __enter__(self) -> Self:
-        # Only the main thread may set handlers; elsewhere (a notebook's worker) the default stays.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
+        self._signals.enter_context(signals(self._handle))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        self._signals.close()
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all processes call it at the same point, and all get the same."""
-        if world.any_of(self.requested) and not self.requested:
-            self.requested, self._since = True, time.monotonic()
+        if world.any_of(self.requested):
+            self._request.make()
         return self.requested
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.requested and (world.size() == 1 or now - self._since > _ONE_REQUEST):
+    def _handle(self) -> None:
+        if self._request.is_past() or (self.requested and world.size() == 1):
             raise KeyboardInterrupt
-        if not self.requested:
-            self.requested, self._since = True, now
+        self._request.make()
 
 
 class Interrupted(Exception):

@@ -7,7 +7,6 @@ go through as they are. `mems` of a call may be given to the next one; what they
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,10 +18,11 @@ from transformers import Cache
 
 from flagai._compat._adapters import glm_state
 from flagai._compat._adapters.bert import find_folder
+from flagai._compat._adapters.files import OriginalFiles
 from flagai.auto import most_tokens
 from flagai.config import TaskConfig
 from flagai.errors import ConfigError, DataError
-from flagai.models.checkpoints import iteration_folder, read_json, read_pickle, read_state_dict
+from flagai.models.checkpoints import read_json
 from flagai.models.glm.configs import config_json
 from flagai.models.glm.configuration import GLMConfig
 from flagai.models.glm.folders import config_of
@@ -30,12 +30,11 @@ from flagai.models.glm.heads import GLMForSequenceClassification as Classifier
 from flagai.models.glm.modeling import GLMForConditionalGeneration
 from flagai.models.glm.reading import brings_classifier, build_from
 from flagai.models.glm.sources import open_glm
-from flagai.models.safetensors_file import read_safetensors
 from flagai.tasks.base import Task
 from flagai.tasks.table import make_task
 
 
-class OriginalGLM(nn.Module):
+class OriginalGLM(OriginalFiles):
     """Base of the original's classes.
 
     Args:
@@ -104,40 +103,11 @@ class OriginalGLM(nn.Module):
         inputs = {name: data[name] for name in names if data.get(name) is not None}
         return self.flagai_model(**inputs, logits_to_keep=logits_to_keep).logits
 
-    def save_config(self, config_path: str) -> None:
-        """Write config.json in the original's words."""
-        values = config_json(self.config, "flagai-original")
-        Path(config_path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def _original(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return glm_state.to_original(self.flagai_model), config_json(self.config, "flagai-original")
 
-    def save_weights(self, weight_path: str) -> None:
-        """Write the state dict as the original's `pytorch_model.bin`."""
-        torch.save(self.state_dict(), weight_path)
-
-    def load_weights(self, checkpoint_path: str) -> None:
-        """Take the weights of a file or a folder; a classifier's layers may be missing there.
-
-        Raises:
-            CheckpointError: a weight of the body is missing or of another shape.
-        """
-        path = Path(checkpoint_path)
-        if path.is_dir():
-            state = read_state_dict(iteration_folder(path))
-        else:
-            state = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        glm_state.fill(self.flagai_model, state, strict=False, where=str(path))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The weights under the original's names (inside another module: under torch's own)."""
-        if args or kwargs.get("destination") is not None or kwargs.get("prefix"):
-            return super().state_dict(*args, **kwargs)
-        return glm_state.to_original(self.flagai_model)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take weights under the original's names or Hugging Face's, also wrapped as `{"module": …}`."""
-        inner = state_dict.get("module")
-        state = inner if isinstance(inner, Mapping) else state_dict
-        glm_state.fill(self.flagai_model, state, strict=strict, where="load_state_dict")
-        return nn.modules.module._IncompatibleKeys([], [])
+    def _take(self, state: dict[str, Tensor], *, strict: bool, where: str) -> None:
+        glm_state.fill(self.flagai_model, state, strict=strict, where=where)
 
     def flagai_unwrap(self, tokenizer: Any, task: Task | None) -> tuple[Any, Task | None]:
         """What computes, and the task that its answers mean."""
