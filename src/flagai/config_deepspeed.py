@@ -41,14 +41,14 @@ _ZERO: Final = frozenset({
     "enable_sanity_checks", "leaf_module",
 })  # fmt: skip
 _OFFLOAD: Final = frozenset({"device", "pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "fast_init"})
-_BUCKET: Final = 10_000_000
+BUCKET: Final = 10_000_000
 """numbers that travel together: 40 MB in fp32"""
-_SMALL: Final = 10_000
+SMALL: Final = 10_000
 """parameters of up to so many numbers stay whole under stage 3: they cost more messages than memory"""
 _DEFAULTS: Final = {
-    "reduce_bucket_size": _BUCKET,
-    "stage3_prefetch_bucket_size": _BUCKET,
-    "stage3_param_persistence_threshold": _SMALL,
+    "reduce_bucket_size": BUCKET,
+    "stage3_prefetch_bucket_size": BUCKET,
+    "stage3_param_persistence_threshold": SMALL,
 }
 
 Disagreement = tuple[str, Any, str, Any]

@@ -9,6 +9,7 @@ from typing import Any
 import spread_jobs as jobs
 import torch
 
+from flagai.models.saved_form import describe_model
 from flagai.parallel.native import SingleProcess
 from flagai.parallel.spread import Spread
 from flagai.train import checkpoint
@@ -40,7 +41,7 @@ def train(sizes: Mapping[str, int] | None, root: str | None, to: str, steps: int
     found = dict(strategy.state()["scaler"])
     losses = jobs.steps(strategy, "bert", jobs.ROWS[state.step : state.step + steps], 1, first=state.step)
     state.step += steps
-    saver = checkpoint.Saver(Path(to), strategy, describe=strategy.model.config.save_pretrained)
+    saver = checkpoint.Saver(Path(to), strategy, describe=lambda folder: describe_model(strategy.model, folder))
     saver.save(state, {"data": "tiny", "strategy": "single" if sizes is None else "ddp"})
     saver.wait()
     return {"found": found, "left": dict(strategy.state()["scaler"]), "steps": losses}

@@ -11,7 +11,7 @@ import spread_jobs as jobs
 
 LOSS, NORM, WEIGHT = 5e-6, 5e-5, 2e-5
 """largest differences allowed in fp32: loss (near 5), relative norm, weights (near 1)"""
-GRADIENT, NOTHING = 1e-4, 1e-6
+GRADIENT, NOTHING = 3e-5, 3e-7
 """and of each number of a gradient: a share of the largest of its tensor, and of the largest of the whole model, which
 is what rounding leaves of a gradient that is zero in exact arithmetic (the bias of keys)"""
 HALF = 0.1

@@ -1,4 +1,4 @@
-"""The loss scale of fp16 goes through checkpoints and from one layout to another: value, count of good steps, interval."""
+"""The loss scale of fp16 goes through checkpoints and changes of layout: value, good steps, interval."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ def _live(
     from flagai.predict import loop
 
     loop.BATCH_TOKENS = 64  # so that an evaluation of few texts has a middle
-    Trainer(load_config(settings), callbacks=[_Said(evaluation)]).train()
+    watchers: list[Any] = [_Said(evaluation)]
+    Trainer(load_config(settings), callbacks=watchers).train()
 
 
 class _Said:
@@ -128,7 +129,8 @@ def _join(rank: int, processes: int, store: str) -> None:
 
     numbers = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": processes}
     os.environ |= {name: str(number) for name, number in numbers.items()}
-    dist.init_process_group("gloo", store=dist.FileStore(store, processes), rank=rank, world_size=processes)
+    meeting = dist.FileStore(store, processes)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=processes)
 
 
 class Counter:

@@ -13,8 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from flagai.config_deepspeed import _BUCKET as BUCKET  # pyright: ignore[reportPrivateUsage]
-from flagai.config_deepspeed import _SMALL as SMALL  # pyright: ignore[reportPrivateUsage]
+from flagai.config_deepspeed import BUCKET, SMALL
 from flagai.models.plans import plan_of
 from flagai.parallel.plan import blocks
 from flagai.planning.layouts import Layout
@@ -122,28 +121,34 @@ def _gathered(model: nn.Module, layout: Layout) -> int:
 
 def _zero1(model: nn.Module, layout: Layout) -> Held:
     """DeepSpeed, stage 1: whole parameters and gradients, a part of the masters and moments."""
-    return _flat(model, layout, gradients=1.0)
+    return _flat(model, layout, gradients=sum(p.numel() for p in _trained(model)))
 
 
 def _zero2(model: nn.Module, layout: Layout) -> Held:
     """Stage 2: the gradients in parts, too."""
-    return _flat(model, layout, gradients=1.0 / layout.data)
+    return _flat(model, layout, gradients=_numbers(model, layout) // layout.data)
 
 
-def _flat(model: nn.Module, layout: Layout, *, gradients: float) -> Held:
+def _flat(model: nn.Module, layout: Layout, *, gradients: int) -> Held:
+    """`gradients` counts numbers: they add up in fp32, whatever the parameters' format."""
     size, trained = _width(layout), _trained(model)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    flat = sum(_aligned(sum(p.numel() for p in group), 2 * layout.data) for group in _groups(model, layout))
+    flat = _numbers(model, layout)
     part = flat // layout.data
     there = 3 * _FULL * part  # the master weights and both moments, whatever the parameters' format
     sent = min(BUCKET, sum(p.numel() for p in trained)) * size
     return Held(
         parameters=(flat + frozen) * size,
-        gradients=int(flat * gradients) * size,
+        gradients=gradients * _FULL,
         optimizer=there,
         buffers=sent,
         offloaded=there if layout.parallel.offload else 0,
     )
+
+
+def _numbers(model: nn.Module, layout: Layout) -> int:
+    """What is trained, each group of the optimizer filled up so that every process gets as much."""
+    return sum(_aligned(sum(p.numel() for p in group), 2 * layout.data) for group in _groups(model, layout))
 
 
 def _zero3(model: nn.Module, layout: Layout) -> Held:
@@ -155,7 +160,7 @@ def _zero3(model: nn.Module, layout: Layout) -> Held:
     there = 3 * _FULL * part
     return Held(
         parameters=(own + small) * size,
-        gradients=part * size,
+        gradients=part * _FULL,
         optimizer=there,
         gathered=_gathered(model, layout),
         offloaded=there + own * size if layout.parallel.offload else 0,

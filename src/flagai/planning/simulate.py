@@ -89,7 +89,7 @@ class Simulator:
         key = _key(layout, heaviest, stage)
         if key not in self._courses:
             self._courses[key] = self._run(layout, heaviest, ghosts, model, staged)
-        return self._added_up(there, self._courses[key], heaviest.parts)
+        return self._added_up(there, self._courses[key], heaviest.parts, most=2.0 if _halved(layout) else 1.0)
 
     def _part(self, layout: Layout, stage: int) -> tuple[Ghosts, Any, Stage | None]:
         """The model as one process holds it."""
@@ -117,8 +117,9 @@ class Simulator:
         size = sum(value.nbytes for value in batch.values())
         return _Course(gradients=course[:, 1], others=others, whole=ghosts.gradients, batch=size)
 
-    def _added_up(self, there: Held, course: _Course, parts: int) -> Need:
-        share = min(1.0, there.gradients / course.whole) if course.whole else 0.0
+    def _added_up(self, there: Held, course: _Course, parts: int, *, most: float) -> Need:
+        """`most` of backward's gradients are kept: twice as much where those in half precision add up in fp32."""
+        share = min(most, there.gradients / course.whole) if course.whole else 0.0
         moving = int(np.max(course.others + course.gradients * share))
         aside = self._aside(there)
         fixed = there.parameters + there.optimizer + there.buffers + there.gathered - aside
