@@ -122,6 +122,7 @@ def test_the_scale_multiplies_scores_and_gradients() -> None:
 def test_forbidden_moves_score_low_and_learn_nothing() -> None:
     allowed = {"start": [True, False], "between": [[True, False], [True, True]], "end": [True, True]}
     head = CRF(8, 2, allowed=allowed)
+    torch.manual_seed(0)
     torch.nn.init.normal_(head.transitions)
     out = head(TokenClassifierOutput(logits=torch.zeros(1, 2, 2)), torch.ones(1, 2))  # type: ignore[arg-type]
     assert out["start_transitions"].tolist() == [0.0, FORBIDDEN_SCORE]
@@ -131,7 +132,7 @@ def test_forbidden_moves_score_low_and_learn_nothing() -> None:
     shared = [out[name] for name in ("transitions", "start_transitions", "end_transitions")]
     tags = torch.zeros(1, 2, dtype=torch.int64)
     loss = crf_negative_log_likelihood(torch.randn(1, 2, 2), tags, torch.ones(1, 2), *shared)
-    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert loss.item() == pytest.approx(0.0, abs=1e-4)  # of scores in the hundreds, in fp32
     loss.sum().backward()
     assert head.transitions.grad is not None and head.transitions.grad[0, 1] == 0
 
